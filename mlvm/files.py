@@ -1,0 +1,131 @@
+"""Files that are whole or absent, digests, and holds.
+
+Nothing of mlvm is ever written under its final name: content goes to a temporary neighbour, is flushed, and is
+renamed. So whatever is found under a final name is whole, whenever its writer was killed. A *hold* is mutual
+exclusion between processes: the operating system's own file lock, gone with its holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+TEMPORARY = ".tmp-"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return an unused name in the folder of `path`, on the same file system, that `is_temporary` knows."""
+    return path.with_name(f"{TEMPORARY}{path.name[:80]}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether `path` is a half-made thing of a writer (alive or dead), never to be taken for whole."""
+    return path.name.startswith(TEMPORARY)
+
+
+@contextmanager
+def writing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
+    """Open `path` for writing so that it appears whole at the end of the block, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
+    """Write `content` to `path`: the old file or the new one is there at any moment, never a half."""
+    with writing(path, mode=mode) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` at the end of the block, or is removed on an error.
+
+    When somebody else made `path` meanwhile, theirs stays: for folders named by content both are the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def hold(
+    path: Path, *, shared: bool = False, waiting: Callable[[], None] | None = None, wait: bool = True
+) -> Iterator[None]:
+    """Hold the file lock `path` during the block; call `waiting` once if somebody else has it now.
+
+    Shared holders exclude only exclusive ones. Raises BlockingIOError at once with `wait=False`. The file stays:
+    removing a lock file is a race.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            if waiting:
+                waiting()
+            fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder so that a kill in the middle leaves a temporary name, not half a folder."""
+    doomed = temporary_beside(path)
+    with suppress(FileNotFoundError):
+        path.rename(doomed)
+        shutil.rmtree(doomed, onerror=_make_writable_and_retry)
+
+
+def _make_writable_and_retry(function: Callable[[str], object], name: str, _info: object) -> None:
+    """Read-only folders hold no secrets from their owner: open them and try once more."""
+    for path in (Path(name).parent, Path(name)):
+        with suppress(OSError):
+            path.chmod(0o700)
+    function(name)
+
+
+def disk_used(path: Path) -> int:
+    """Bytes that `path` (file or tree) occupies on disk; sparse files count what they really take."""
+    if not path.is_dir():
+        return path.lstat().st_blocks * 512 if path.exists() else 0
+    return sum(entry.lstat().st_blocks * 512 for entry in path.rglob("*") if not entry.is_symlink())
+
+
+assert sys.platform != "win32", "mlvm runs on Linux and macOS; on Windows, inside WSL 2"

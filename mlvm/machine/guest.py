@@ -1,0 +1,81 @@
+"""The only way into a running machine, whatever runs it.
+
+A provider hands out an object that obeys `Guest`; everything above (kernels, `mlvm run`, tests) knows nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A program that ended in the guest; a negative code is the number of the signal that killed it."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuestKernelProcess:
+    """A Jupyter kernel process in the guest: its id there, and its five ports *inside* the guest."""
+
+    kernel_id: str
+    pid: int
+    ports: Mapping[str, int]
+
+
+class Guest(Protocol):
+    """The inside of a running machine. Every method may raise GuestError; none hangs for ever."""
+
+    def ping(self, timeout: float = 5.0) -> dict[str, object]:
+        """Return the agent's greeting: version, hostname, kernel release, uptime in seconds."""
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+        timeout: float | None = None,
+    ) -> Finished:
+        """Run a program to its end. `user` defaults to the machine's ordinary user."""
+
+    def stream(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: IO[bytes] | None,
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+        tty: bool = False,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        user: str | None = None,
+    ) -> int:
+        """Run a program with its three streams connected to ours while it runs; return its exit code."""
+
+    def put(self, path: str, content: bytes, *, mode: int = 0o644, owner: str | None = None) -> None:
+        """Write a file in the guest, whole or not at all."""
+
+    def get(self, path: str) -> bytes:
+        """Read a file of the guest."""
+
+    def start_kernel(
+        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None
+    ) -> GuestKernelProcess:
+        """Start an ipykernel that serves `connection` (a connection file's content; ports are chosen inside)."""
+
+    def poll_kernel(self, kernel_id: str) -> int | None:
+        """Return the exit code of a kernel, or None while it runs."""
+
+    def signal_kernel(self, kernel_id: str, signum: int) -> None:
+        """Send a signal to the kernel's process group; nothing happens when it has ended."""
+
+    def kernel_log(self, kernel_id: str) -> str:
+        """Return the last lines the kernel process wrote to its own stdout and stderr."""

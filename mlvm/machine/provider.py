@@ -1,0 +1,70 @@
+"""What every provider promises, and the table of providers.
+
+Contract, in words: a provider's methods are safe to call twice and from two processes at once (they hold the
+machine's file lock); looking (`state`) never fails and never changes anything; `start` returns when the agent in the
+guest has answered; after any error the next `start` works or says why it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from mlvm.events import Observer
+from mlvm.image.document import Image
+from mlvm.machine.guest import Guest
+from mlvm.machine.record import Record
+
+
+class State(StrEnum):
+    """What a machine is doing."""
+
+    ABSENT = "absent"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """A machine's state, and for `broken` (or a surprising state) the reasons, each a line for a person."""
+
+    state: State
+    reasons: tuple[str, ...] = ()
+
+
+class Provider(Protocol):
+    """Runs machines. One object serves all machines of its kind."""
+
+    name: str
+
+    def state(self, record: Record) -> Condition:
+        """Look; never raises."""
+
+    def start(self, record: Record, image: Image, *, observer: Observer) -> Guest:
+        """Start a stopped machine (resume a suspended one; nothing for a running one); return its guest, ready."""
+
+    def guest(self, record: Record) -> Guest:
+        """Return the guest of a running machine. Raises MachineError when it is not running."""
+
+    def stop(self, record: Record, *, observer: Observer) -> None:
+        """Shut the guest down cleanly, and by force after a deadline."""
+
+    def suspend(self, record: Record, *, observer: Observer) -> None:
+        """Save RAM and devices to disk and end the process; the next `start` goes on from there."""
+
+    def destroy(self, record: Record, *, observer: Observer) -> None:
+        """Stop by force and remove everything of the machine."""
+
+    def forward(self, record: Record, guest_ports: Mapping[str, int]) -> dict[str, int]:
+        """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port."""
+
+    def unforward(self, record: Record, host_ports: Mapping[str, int]) -> None:
+        """Undo `forward`; ports that are gone already are no error."""
+
+    def ssh_command(self, record: Record) -> list[str]:
+        """Return the ssh command line, host key checked, that opens a shell in the guest."""

@@ -1,0 +1,154 @@
+"""The only door to other programs.
+
+`run` is for programs that end by themselves, `spawn` for those that live as long as a block, `start_detached` for
+QEMU, which outlives us. A failed program becomes a ProgramError with the command and its last words; a missing one
+names the package that brings it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mlvm.errors import ProgramError
+
+log = logging.getLogger(__name__)
+
+#: Debian and Ubuntu package of each program we may ask for, for the hint when it is missing.
+PACKAGES = {
+    "apt-get": "apt",
+    "gpgv": "gpgv",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+}
+
+Argument = str | os.PathLike[str]
+
+
+def find_program(name: str) -> str | None:
+    """Return the full path of program `name`, or None. /usr/sbin is looked at too: users often lack it."""
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+
+
+def require_program(name: str) -> str:
+    """Return the full path of program `name`, or raise ProgramError that says how to install it."""
+    if path := find_program(name):
+        return path
+    package = PACKAGES.get(name, name)
+    raise ProgramError(f"`{name}` is not installed", hint=f"sudo apt-get install {package}")
+
+
+def run(
+    command: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
+    timeout: float | None = None,
+    check: bool = True,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program to its end and return what it wrote (bytes) and its exit code.
+
+    `env` replaces the environment. Raises ProgramError when the program is missing, exceeds `timeout` seconds, or,
+    with `check`, ends with another code than 0.
+    """
+    argv = _with_program(command)
+    log.debug("run %s", shlex.join(argv))
+    try:
+        done = subprocess.run(
+            argv,
+            env=env,
+            cwd=cwd,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as slow:
+        raise ProgramError(
+            f"`{Path(argv[0]).name}` did not finish in {timeout:.0f} s", details=_last_words(argv, slow.stderr)
+        ) from None
+    if check and done.returncode != 0:
+        raise failed(argv, done.returncode, done.stderr or done.stdout)
+    return done
+
+
+@contextmanager
+def spawn(
+    command: Sequence[Argument],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the block runs; it is terminated, then killed, and always waited for."""
+    argv = _with_program(command)
+    log.debug("spawn %s", shlex.join(argv))
+    child = subprocess.Popen(
+        argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, start_new_session=True
+    )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        child.wait()
+
+
+def start_detached(
+    command: Sequence[Argument], *, log_file: Path, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program that outlives this process and its terminal; what it says goes to `log_file`.
+
+    The caller must either `poll()` it or forget it; nothing kills it when we end.
+    """
+    argv = _with_program(command)
+    log.debug("start %s", shlex.join(argv))
+    with log_file.open("ab") as sink:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            cwd="/",
+        )
+
+
+def replace_self(command: Sequence[Argument]) -> None:
+    """Become another program (`ssh` for `mlvm ssh`): its terminal, signals and exit code are then its own."""
+    argv = _with_program(command)
+    os.execv(argv[0], argv)  # noqa: S606
+
+
+def failed(command: Sequence[str], code: int, output: bytes | None) -> ProgramError:
+    """Return the error for a program that ended with `code`, with its last words as details."""
+    ended = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return ProgramError(f"`{Path(command[0]).name}` {ended}", details=_last_words(command, output))
+
+
+def _with_program(command: Sequence[Argument]) -> list[str]:
+    first, *rest = [os.fspath(part) for part in command]
+    return [first if "/" in first else require_program(first), *rest]
+
+
+def _last_words(command: Sequence[str], output: bytes | None) -> str:
+    said = (output or b"").decode(errors="replace").strip().splitlines()[-12:]
+    return "\n".join(["$ " + shlex.join(command)[:600], *said])
