@@ -1,0 +1,57 @@
+"""What all tests share: a home of their own, and a guard that keeps unit tests from starting anything.
+
+A test without a mark may run neither a hypervisor nor a package manager nor reach beyond loopback: the guard turns
+each attempt into an error that names the missing mark.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlvm.paths import Home
+
+#: Programs that a unit test must not start, and the mark that allows each.
+GUARDED = {
+    "qemu-system-x86_64": {"boot"},
+    "vagrant": {"vagrant"},
+    "apt-get": {"network"},
+    "uv": {"network", "boot", "golden"},
+    "mmdebstrap": {"golden"},
+}
+
+
+@pytest.fixture(autouse=True)
+def guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse guarded programs and foreign addresses to tests that do not carry the mark."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    start = subprocess.Popen.__init__
+    connect = socket.socket.connect
+
+    def guarded_start(self: subprocess.Popen[bytes], args: object, *rest: object, **options: object) -> None:
+        program = Path(os.fsdecode(args[0] if isinstance(args, list | tuple) else str(args).split()[0])).name
+        allowed = GUARDED.get(program)
+        if allowed is not None and not allowed & marks:
+            pytest.fail(f"this test starts `{program}` without one of the marks {sorted(allowed)}")
+        start(self, args, *rest, **options)  # type: ignore[arg-type]
+
+    def guarded_connect(self: socket.socket, address: object) -> None:
+        foreign = isinstance(address, tuple) and not str(address[0]).startswith(("127.", "::1", "localhost"))
+        if foreign and not marks & {"network", "golden", "boot", "browser", "vagrant"}:
+            pytest.fail(f"this test connects to {address} without the mark `network`")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", guarded_start)
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty mlvm home under the test's own folder; also what `Home.find()` returns meanwhile."""
+    monkeypatch.setenv("MLVM_HOME", str(tmp_path / "home"))
+    yield Home.find()
