@@ -30,6 +30,8 @@ from .wire import CHUNK, OUTPUT_LIMIT, Message, Wire, decode, encode
 from .world import World, account, environment_of, identity_of
 
 WINDOW = 256 * 1024
+#: Seconds between SIGHUP and SIGTERM for a program whose client is gone.
+GRACE = 3.0
 
 
 def execute(world: World, wire: Wire, request: Message) -> None:
@@ -141,7 +143,7 @@ class _Program:
             else:
                 self._pending += decode(message["in"])
         elif "winsize" in message:
-            for fd in self._outputs:
+            for fd in filter(os.isatty, self._outputs):
                 _resize(fd, message["winsize"])
         elif "signal" in message:
             self.signal(int(message["signal"]))
@@ -190,9 +192,13 @@ class _Program:
         return True
 
     def read_rest(self, wire: Wire) -> None:
-        """Carry what the ended program left in its pipes, not waiting for children it left behind."""
+        """Carry what the ended program left behind, not waiting for children it left behind too.
+
+        A pipe holds it already; a terminal's last words are still on their way through the tty layer.
+        """
         for fd in list(self._outputs):
-            while self._read(wire, fd):
+            grace = 0.2 if os.isatty(fd) else 0.0
+            while self._read(wire, fd) or (fd in self._outputs and select.select([fd], [], [], grace)[0]):
                 while wire.waiting > OUTPUT_LIMIT:
                     wire.wait()
 
@@ -202,14 +208,20 @@ class _Program:
             os.killpg(self.child.pid, number)
 
     def end(self) -> None:
-        """Let go of everything; a program that still runs is told to stop, and waited for elsewhere."""
-        if not self.finished:
-            for number in (signal.SIGHUP, signal.SIGCONT, signal.SIGTERM):
-                self.signal(number)
+        """Let go of everything; a program that still runs hears of it, and is waited for elsewhere."""
         for fd in (*self._outputs, self._ended, *([] if self._input is None else [self._input])):
             os.close(fd)
         if self.child.poll() is None:
-            threading.Thread(target=self.child.wait, daemon=True).start()
+            self.signal(signal.SIGHUP)
+            self.signal(signal.SIGCONT)
+            threading.Thread(target=self._await_end, daemon=True).start()
+
+    def _await_end(self) -> None:
+        try:
+            self.child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGTERM)
+            self.child.wait()
 
 
 def _resize(fd: int, size: list[int]) -> None:

@@ -60,7 +60,9 @@ def save(record: Record) -> None:
     """Write the record; its folder must be there."""
     document = asdict(record)
     del document["home"]
-    write_whole(record.folder / "machine.json", json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n")
+    write_whole(
+        record.folder / "machine.json", json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n"
+    )
 
 
 def load(home: Home, name: str) -> Record | None:
