@@ -60,12 +60,16 @@ def save(record: Record) -> None:
     """Write the record; its folder must be there."""
     document = asdict(record)
     del document["home"]
-    write_whole(record.folder / "machine.json", json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n")
+    write_whole(
+        record.folder / "machine.json", json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n"
+    )
 
 
 def load(home: Home, name: str) -> Record | None:
-    """Return the record of machine `name`, or None when there is no such machine. Raises MachineError when it cannot
-    be read."""
+    """Return the record of machine `name`, or None when there is no such machine.
+
+    Raises MachineError when it cannot be read.
+    """
     path = home.machine(check_name(name)) / "machine.json"
     try:
         document = json.loads(path.read_text())
