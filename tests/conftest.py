@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,7 +50,7 @@ def guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty mlvm home under the test's own folder; also what `Home.find()` returns meanwhile."""
     monkeypatch.setenv("MLVM_HOME", str(tmp_path / "home"))
-    yield Home.find()
+    return Home.find()

@@ -36,9 +36,12 @@ def main() -> None:
     client.execute()
     mlvm("status")
     host = os.uname()
-    say(f"this host is {host.nodename} with kernel {host.release}; the cells above ran in machine `{MACHINE}`")
+    say(
+        f"this host is {host.nodename} with kernel {host.release}; the cells above ran in machine `{MACHINE}`"
+    )
     say(f"done in {time.monotonic() - began:.0f} s")
-    print(f"next: {bin_path('mlvm')} ssh {MACHINE}, {bin_path('mlvm')} stop {MACHINE}, {bin_path('mlvm')} destroy {MACHINE}")
+    program = Path(bin_path("mlvm")).relative_to(ROOT)
+    print("next: " + ", ".join(f"{program} {verb} {MACHINE}" for verb in ("ssh", "stop", "destroy")))
 
 
 def mlvm(*words: str) -> None:
