@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,23 @@ def guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(subprocess.Popen, "__init__", guarded_start)
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+
+
+@pytest.fixture(scope="session")
+def chain_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home for tests of the whole chain: machines and builds of this run, downloads kept between runs.
+
+    Downloads are verified against the lock whenever they are fetched and named by their digest, so keeping them is
+    honest; everything made from them is made anew.
+    """
+    kept = Path(os.environ.get("MLVM_TEST_DOWNLOADS") or "~/.cache/mlvm-tests/blobs").expanduser()
+    kept.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLVM_HOME", str(tmp_path_factory.mktemp("chain")))
+        found = Home.find()
+        found.store.mkdir(parents=True)
+        (found.store / "blobs").symlink_to(kept)
+        yield found
 
 
 @pytest.fixture

@@ -49,8 +49,10 @@ def test_wrong_usage_is_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: unrecognized arguments: --nosuch\nhint: mlvm --help" in capsys.readouterr().err
 
 
-def test_a_bad_spec_shows_every_complaint(in_an_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (in_an_empty_folder / "mlvm.yaml").write_text('name: small\npython: 3.10\npackges: []\n')
+def test_a_bad_spec_shows_every_complaint(
+    in_an_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (in_an_empty_folder / "mlvm.yaml").write_text("name: small\npython: 3.10\npackges: []\n")
 
     code = run(["lock", "--check"])
 

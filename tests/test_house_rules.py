@@ -25,7 +25,9 @@ LONGEST_FUNCTION = 60
 def test_file_and_function_sizes(path: Path) -> None:
     """A reader keeps 500 lines of a file and 60 of a function in mind, not more."""
     text = path.read_text()
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
     too_long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno + 1 > LONGEST_FUNCTION]
 
@@ -35,7 +37,9 @@ def test_file_and_function_sizes(path: Path) -> None:
 
 def test_every_module_has_a_docstring() -> None:
     """A module opens by saying what it is for; only empty package files may be silent."""
-    silent = [p for p in MODULES if (tree := ast.parse(p.read_text())).body and ast.get_docstring(tree) is None]
+    silent = [
+        p for p in MODULES if (tree := ast.parse(p.read_text())).body and ast.get_docstring(tree) is None
+    ]
 
     assert silent == []
 
@@ -73,7 +77,11 @@ def test_help_imports_little() -> None:
     """`mlvm --help` must not wait for packages that only other verbs need."""
     code = "import sys\nfrom mlvm.cli import run\ntry: run(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
 
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
     loaded = set(done.stdout.splitlines()[-1].split())
 
-    assert loaded.isdisjoint({"yaml", "requests", "rich", "IPython", "jupyter_client", "zmq", "asyncio", "packaging"})
+    assert loaded.isdisjoint(
+        {"yaml", "requests", "rich", "IPython", "jupyter_client", "zmq", "asyncio", "packaging"}
+    )
