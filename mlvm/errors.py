@@ -89,7 +89,7 @@ class MachineError(MlvmError):
     exit_code = 9
 
 
-class StageTimeout(MachineError):
+class StageTimeout(MachineError):  # noqa: N818  (a time-out, as in asyncio.Timeout)
     """A stage of the boot did not finish in time; `details` hold the last console lines."""
 
 

@@ -76,7 +76,8 @@ def run(
         )
     except subprocess.TimeoutExpired as slow:
         raise ProgramError(
-            f"`{Path(argv[0]).name}` did not finish in {timeout:.0f} s", details=_last_words(argv, slow.stderr)
+            f"`{Path(argv[0]).name}` did not finish in {timeout:.0f} s",
+            details=_last_words(argv, slow.stderr),
         ) from None
     if check and done.returncode != 0:
         raise failed(argv, done.returncode, done.stderr or done.stdout)

@@ -50,8 +50,25 @@ def guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
 
 
+@pytest.fixture(scope="session")
+def chain_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home for tests of the whole chain: machines and builds of this run, downloads kept between runs.
+
+    Downloads are verified against the lock whenever they are fetched and named by their digest, so keeping them is
+    honest; everything made from them is made anew.
+    """
+    kept = Path(os.environ.get("MLVM_TEST_DOWNLOADS") or "~/.cache/mlvm-tests/blobs").expanduser()
+    kept.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLVM_HOME", str(tmp_path_factory.mktemp("chain")))
+        found = Home.find()
+        found.store.mkdir(parents=True)
+        (found.store / "blobs").symlink_to(kept)
+        yield found
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty mlvm home under the test's own folder; also what `Home.find()` returns meanwhile."""
     monkeypatch.setenv("MLVM_HOME", str(tmp_path / "home"))
-    yield Home.find()
+    return Home.find()

@@ -19,8 +19,11 @@ LAYERS = ("system", "modules", "python", "agent")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One thing to build: `name` ("system", "python", "vmlinuz", "initramfs" ...), `id` (64 hex digits, the digest
-    of its inputs) and `inputs` (what the id was made of, for `mlvm show plan`)."""
+    """One thing to build.
+
+    `name` is "system", "python", "vmlinuz", "initramfs" ...; `id` the digest of its inputs (64 hex digits); `inputs`
+    what the id was made of, for `mlvm show plan`.
+    """
 
     name: str
     id: str

@@ -66,8 +66,10 @@ def save(record: Record) -> None:
 
 
 def load(home: Home, name: str) -> Record | None:
-    """Return the record of machine `name`, or None when there is no such machine. Raises MachineError when it cannot
-    be read."""
+    """Return the record of machine `name`, or None when there is no such machine.
+
+    Raises MachineError when it cannot be read.
+    """
     path = home.machine(check_name(name)) / "machine.json"
     try:
         document = json.loads(path.read_text())

@@ -1,0 +1,53 @@
+# Two commands do everything on a fresh Debian or Ubuntu machine, set-up included:
+#
+#   make demo    build a box from its committed lock, boot it, run a notebook inside it
+#   make test    every check and every test
+#
+# Set-up is done once and again only when pyproject.toml or tools/host-setup change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .setup
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check unit boot bench clean
+
+demo: $(SETUP)/package
+	$(BIN)/python tools/demo.py
+
+test: check $(SETUP)/host-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(SETUP)/package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(SETUP)/package
+	$(BIN)/python -m pytest -m "not boot and not network and not golden and not browser and not vagrant" $(PYTEST_ARGS)
+
+boot: $(SETUP)/host-test $(SETUP)/package
+	$(BIN)/python -m pytest -m boot $(PYTEST_ARGS)
+
+bench: $(SETUP)/host-test $(SETUP)/package
+	$(BIN)/python -m benchmarks $(BENCH)
+
+clean:
+	rm -rf .venv $(SETUP)
+
+$(SETUP)/host: tools/host-setup
+	@mkdir -p $(SETUP)
+	tools/host-setup
+	@touch $@
+
+$(SETUP)/host-test: tools/host-setup
+	@mkdir -p $(SETUP)
+	tools/host-setup test
+	@touch $@
+
+$(SETUP)/package: pyproject.toml $(SETUP)/host
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group test
+	@touch $@

@@ -1,0 +1,96 @@
+"""`mlvm build`, `verify`, `store`, `prune`: images and where they are kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from mlvm.cli.parser import Arguments
+from mlvm.cli.shared import observing, project_at
+from mlvm.errors import BuildError
+from mlvm.files import write_whole
+from mlvm.image.document import BUILDER
+from mlvm.image.store import Store
+from mlvm.image.verify import verify as verify_image
+from mlvm.lock.document import ImageRecord
+from mlvm.lock.text import dumps
+from mlvm.paths import Home
+from mlvm.terminal import size, table
+
+
+def build(arguments: Arguments) -> int:
+    """Build the image and print its parts' digests."""
+    project = project_at(arguments.box)
+    with observing(arguments.progress) as observer:
+        image = project.build(frozen=arguments.frozen, observer=observer)
+    parts = (*image.layers, image.vmlinuz, image.initramfs)
+    print(f"image {image.id}")
+    print(
+        table(
+            [(part.name, size(part.size), f"sha256:{part.sha256}") for part in parts],
+            header=("part", "size", "digest"),
+        )
+    )
+    return 0
+
+
+def verify(arguments: Arguments) -> int:
+    """Rebuild and compare; with `--record`, write the digests into the lock."""
+    project = project_at(arguments.box)
+    lock = project.fresh_lock(frozen=True)
+    with observing(arguments.progress) as observer:
+        image = project.build(frozen=True, observer=observer)
+        differences = verify_image(lock, home=project.home, observer=observer)
+    if differences:
+        raise BuildError(
+            "the rebuilt image differs",
+            details="\n".join(differences),
+            hint="mlvm store, and keep both for a report",
+        )
+    for name, digest in image.digests().items():
+        print(f"{name:<10} sha256:{digest}")
+    print(f"image {image.id}: rebuilt, the same bits")
+    if arguments.record:
+        record = ImageRecord(builder=BUILDER, digests=image.digests())
+        write_whole(project.lock_path, dumps(replace(lock, image=record)))
+        print(f"recorded in {project.lock_path}")
+    return 0
+
+
+def store(arguments: Arguments) -> int:
+    """List what is kept."""
+    usage = Store(Home.find()).usage()
+    if arguments.json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "kind": item.kind,
+                        "name": item.name,
+                        "id": item.id,
+                        "bytes": item.size,
+                        "used_by": item.used_by,
+                    }
+                    for item in usage
+                ],
+                indent=1,
+            )
+        )
+        return 0
+    rows = [
+        (item.kind, item.name, item.id[:12], size(item.size), ", ".join(item.used_by) or "-")
+        for item in usage
+    ]
+    print(table(rows, header=("kind", "name", "id", "size", "used by")))
+    print(f"{size(sum(item.size for item in usage))} in {Home.find().store}")
+    return 0
+
+
+def prune(arguments: Arguments) -> int:
+    """Remove what nothing uses."""
+    gone = Store(Home.find()).prune(dry_run=arguments.dry_run)
+    for item in gone:
+        print(f"{item.kind:<9} {item.name}  {item.id[:12]}  {size(item.size)}")
+    verb = "would free" if arguments.dry_run else "freed"
+    print(f"{verb} {size(sum(item.size for item in gone))}")
+    return 0

@@ -1,0 +1,28 @@
+"""`mlvm doctor`: what this host can do, and what mends what it cannot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from mlvm.cli.parser import Arguments
+from mlvm.machine.doctor import examine
+from mlvm.paths import Home
+
+COLOURS = {"ok": "\033[32m", "warn": "\033[33m", "fail": "\033[31m"}
+
+
+def doctor(arguments: Arguments) -> int:
+    """Print every check; code 1 when one fails."""
+    checks = examine(Home.find())
+    if arguments.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1, default=str))
+    else:
+        coloured = sys.stdout.isatty()
+        for check in checks:
+            colour, off = (COLOURS[str(check.verdict)], "\033[0m") if coloured else ("", "")
+            print(f"{colour}{check.verdict!s:<4}{off}  {check.name:<18} {check.found}")
+            if check.mend:
+                print(f"      {'':<18} mend: {check.mend}")
+    return 1 if any(str(check.verdict) == "fail" for check in checks) else 0

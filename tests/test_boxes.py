@@ -1,0 +1,50 @@
+"""Every shipped box keeps its promises: a fresh lock, the recorded digests, and a notebook that runs in the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from mlvm.events import SILENT
+from mlvm.image.document import BUILDER
+from mlvm.kernel import kernelspec
+from mlvm.machine.table import provider_for
+from mlvm.paths import Home, shipped
+from mlvm.project import Project, shipped_boxes
+
+
+@pytest.mark.parametrize("box", shipped_boxes())
+def test_the_lock_is_fresh_and_has_its_digests(box: str, home: Home) -> None:
+    project = Project(folder=shipped("boxes") / box, home=home)
+
+    lock = project.lock()
+
+    assert project.stale_reasons() == []
+    assert lock is not None
+    assert lock.image is not None
+    assert lock.image.builder == BUILDER
+
+
+@pytest.mark.boot
+@pytest.mark.network
+@pytest.mark.parametrize("box", shipped_boxes())
+def test_the_box_is_built_booted_and_verified(
+    box: str, chain_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Build from the committed lock (the recorded digests are checked there), boot, run `verify.ipynb` inside."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    project = Project(folder=shipped("boxes") / box, home=chain_home)
+    machine = f"verify-{box}"
+    record = project.up(machine, frozen=True, observer=SILENT)
+    kernelspec.install(project.spec(), project.folder, name=machine, machine=machine, prefix=tmp_path)
+    notebook = nbformat.read(project.folder / "verify.ipynb", as_version=4)
+
+    try:
+        NotebookClient(notebook, kernel_name=machine, timeout=600, startup_timeout=300).execute()
+    finally:
+        provider_for(record).destroy(record, observer=SILENT)
+
+    assert any(cell.get("execution_count") for cell in notebook.cells)
