@@ -7,6 +7,7 @@ client ends the program it was streaming (see `programs`), never a Jupyter kerne
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -106,6 +107,8 @@ def main(arguments: list[str]) -> None:
     pairs = zip(arguments[::2], arguments[1::2])  # noqa: B905 - not in 3.9
     chosen = {name.lstrip("-").replace("-", "_"): value for name, value in pairs}
     sockets = chosen.pop("sockets", None)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
     agent = Agent(World(**chosen))
     found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
     announce("mlvm-agent: listening" if not sockets else "")
