@@ -209,19 +209,25 @@ class _Program:
 
     def end(self) -> None:
         """Let go of everything; a program that still runs hears of it, and is waited for elsewhere."""
-        for fd in (*self._outputs, self._ended, *([] if self._input is None else [self._input])):
-            os.close(fd)
         if self.child.poll() is None:
             self.signal(signal.SIGHUP)
             self.signal(signal.SIGCONT)
             threading.Thread(target=self._await_end, daemon=True).start()
+        else:
+            self._close()
 
     def _await_end(self) -> None:
+        """Keep the pipes open meanwhile: a shell that complains of its children would die of SIGPIPE."""
         try:
             self.child.wait(GRACE)
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGTERM)
-            self.child.wait()
+        self._close()
+        self.child.wait()
+
+    def _close(self) -> None:
+        for fd in (*self._outputs, self._ended, *([] if self._input is None else [self._input])):
+            os.close(fd)
 
 
 def _resize(fd: int, size: list[int]) -> None:
