@@ -1,11 +1,12 @@
 """The QEMU command line, a pure function of what is to be launched.
 
-One small function a device, each returning a list; nothing is read from the host here. QEMU splits its option values
-at commas, so each is written by `option`, which doubles them. There is nothing secret in it: keys reach the guest
-through the agent.
+One small function a device, each returning a list; nothing is read from the host here. QEMU splits its option
+values at commas, so each is written by `option`, which doubles them. There is nothing secret in it: keys
+reach the guest through the agent.
 
-q35 rather than pc: 6.2 s against 6.8 s from start to agent under TCG (measured with QEMU 7.2, guest kernel 6.1), and
-PCIe is what device passthrough will want. RAM is an object of its own, so that it can come from a file later.
+q35 rather than pc: 6.2 s against 6.8 s from start to agent under TCG (measured with QEMU 7.2, guest kernel
+6.1), and PCIe is what device passthrough will want. RAM is an object of its own, so that it can come from a
+file later.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def name_args(name: str) -> list[str]:
 
 
 def confinement_args() -> list[str]:
-    """Leave QEMU nothing that it does not need: no default devices, no files of the user's, no new programs."""
+    """Leave QEMU nothing it does not need: no default devices, no settings of the user's, no programs."""
     deny = dict.fromkeys(("obsolete", "elevateprivileges", "spawn", "resourcecontrol"), "deny")
     return ["-nodefaults", "-no-user-config", "-display", "none", "-sandbox", option("on", **deny)]
 
@@ -126,7 +127,7 @@ def kernel_args(image: Image, more: tuple[str, ...]) -> list[str]:
 
 
 def layer_args(layer: Artifact) -> list[str]:
-    """Attach a read-only layer. Many machines read the same file, so it is not locked; its serial is its name."""
+    """Attach a read-only layer, its name as serial; unlocked, since many machines read the same file."""
     backing = option(
         driver="file", filename=layer.path, node_name=f"file-{layer.name}", read_only=True, locking=False
     )
@@ -148,7 +149,7 @@ def _disk_device(name: str) -> list[str]:
 
 
 def network_args(network: str) -> list[str]:
-    """Attach the user network; with "none" only forwarded ports pass. Forwards come later, through the monitor."""
+    """Attach the user network; with "none" only forwarded ports pass (the monitor adds them later)."""
     backend = option("user", id="net", restrict=network == "none", ipv6=False)
     return ["-netdev", backend, "-device", option("virtio-net-pci", netdev="net", romfile="")]
 

@@ -1,12 +1,14 @@
 """Guest ports on 127.0.0.1, added and removed while the machine runs.
 
-QEMU's user network does the forwarding. A free host port is not looked for and then asked for (somebody else may take
-it in between): port 0 lets the kernel choose when QEMU binds, and `info usernet` says which one it became.
+QEMU's user network does the forwarding. A free host port is not looked for and then asked for (somebody else
+may take it in between): port 0 lets the kernel choose when QEMU binds, and `info usernet` says which one it
+became.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from mlvm.errors import MachineError
 from mlvm.machine.qemu.qmp import Monitor
@@ -26,7 +28,7 @@ def parse_rules(text: str) -> dict[int, int]:
 
 
 def add(monitor: Monitor, guest_port: int, host_port: int = 0) -> int:
-    """Forward a guest port and return the host port; 0 asks for any free one. Raises MachineError when taken."""
+    """Forward a guest port and return the host port; 0 asks for any free one. MachineError when taken."""
     before = rules(monitor)
     if before.get(host_port) == guest_port:
         return host_port
@@ -35,11 +37,19 @@ def add(monitor: Monitor, guest_port: int, host_port: int = 0) -> int:
     added = [port for port, target in after.items() if port not in before and target == guest_port]
     if said or not added:
         raise MachineError(
-            f"port {host_port} of 127.0.0.1 cannot be forwarded to port {guest_port} of the guest: it is taken",
-            details=said,
+            f"port {host_port} of {LOOPBACK} cannot be forwarded to the guest's port {guest_port}",
+            details=said or "it is taken",
             hint=f"see who has it with `ss -ltnp 'sport = :{host_port}'`, or change `ports` in mlvm.yaml",
         )
     return added[0]
+
+
+def add_like(monitor: Monitor, guest_port: int, *, wanted: int) -> int:
+    """Forward a guest port from the host port it had before, or from another when that is taken meanwhile."""
+    if wanted:
+        with suppress(MachineError):
+            return add(monitor, guest_port, wanted)
+    return add(monitor, guest_port)
 
 
 def remove(monitor: Monitor, host_port: int) -> None:

@@ -1,7 +1,8 @@
 """SSH without trust on first use: every key a machine needs is made on the host, before its first boot.
 
 The guest's host key is put in by the agent, so `known_hosts` is right from the first connection on and
-StrictHostKeyChecking stays on. The machine's own name is the key's alias: ports change, and localhost is everybody.
+StrictHostKeyChecking stays on. The machine's own name is the key's alias: ports change, and localhost is
+everybody.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def config_text(folder: Path, name: str, *, port: int, user: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """Return a path as ssh_config takes it: in quotes, `%` doubled. A `"` or line break cannot be said there."""
+    """Return a path as ssh_config takes it: in quotes, `%` doubled; what cannot be said there is refused."""
     text = str(path)
     if '"' in text or "\n" in text or "\\" in text:
         raise MachineError(

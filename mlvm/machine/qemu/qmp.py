@@ -1,7 +1,8 @@
 """QMP, QEMU's monitor, for code that is not asynchronous.
 
-`qemu.qmp` speaks asyncio only. Its loop runs in a thread of its own here, because a caller may itself be inside a
-running loop: a notebook's cell always is. QEMU serves one client at a time, so a connection is also a hold.
+`qemu.qmp` speaks asyncio only. Its loop runs in a thread of its own here, because a caller may itself be
+inside a running loop: a notebook's cell always is. QEMU serves one client at a time, so a connection is also
+a hold.
 """
 
 from __future__ import annotations
