@@ -63,10 +63,10 @@ def _make(record: Record, image: Image) -> None:
     try:
         make_overlay(half / OVERLAY, size=record.shape.disk, tools=image.tools)
         keys.make_keys(half, record.name)
+        records.save(record, folder=half)
         if record.folder.exists():  # no record in it: left by something that is not ours to judge
             record.folder.rename(files.temporary_beside(record.folder))
         half.rename(record.folder)
-        records.save(record)
     except BaseException:
         files.remove_tree(half)
         raise

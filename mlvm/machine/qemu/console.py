@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import select
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
+from mlvm import files
 from mlvm.errors import MachineError
 from mlvm.machine.qemu.argv import CONSOLE
 from mlvm.machine.qemu.stream import raw_terminal
@@ -22,7 +25,7 @@ def attach(record: Record, stdin: IO[bytes], stdout: IO[bytes]) -> None:
     Raises MachineError when the machine does not run, or somebody else is attached.
     """
     path = record.home.sockets(record.name) / CONSOLE
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
+    with _alone(record), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
         try:
             console.connect(str(path))
         except OSError as refused:
@@ -35,10 +38,22 @@ def attach(record: Record, stdin: IO[bytes], stdout: IO[bytes]) -> None:
             _bridge(console, stdin.fileno(), stdout)
 
 
+@contextmanager
+def _alone(record: Record) -> Iterator[None]:
+    """Refuse to attach while somebody else is: QEMU would let us wait in silence."""
+    try:
+        with files.hold(record.home.sockets(record.name) / "console.hold", wait=False):
+            yield
+    except BlockingIOError:
+        raise MachineError(
+            f"somebody is attached to the console of machine `{record.name}` already"
+        ) from None
+
+
 def _bridge(console: socket.socket, keys: int, stdout: IO[bytes]) -> None:
     while True:
-        readable, _, _ = select.select([console, keys], [], [])
-        if console in readable:
+        readable, _, _ = select.select([console.fileno(), keys], [], [])
+        if console.fileno() in readable:
             data = console.recv(4096)
             if not data:
                 return
