@@ -136,6 +136,8 @@ class Channel:
     @contextmanager
     def connect(self, seconds: float = FREE_PORT) -> Iterator[Session]:
         """Yield a session that has not said hello yet, on a port that is ours during the block."""
+        if not self.folder.is_dir():
+            raise GuestError("the machine is not running", hint="`mlvm status` shows why")
         with ExitStack() as stack:
             deadline = time.monotonic() + seconds
             number = self._free_port(stack, deadline)
