@@ -1,0 +1,223 @@
+"""Build an image: fetch what is missing, then make, offline, each part that the store does not have.
+
+Parts do not depend on each other (only on the tools), so they are made side by side. Each is made under a hold of its
+own and appears whole: two builds at once share the work, and a killed one leaves nothing that is taken for made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from mlvm import files
+from mlvm.download import fetch
+from mlvm.errors import BuildError, StoreError
+from mlvm.events import SILENT, Observer, stage
+from mlvm.image.agent_layer import make_agent
+from mlvm.image.document import BUILDER, Image, Plan, Step
+from mlvm.image.erofs import make_erofs
+from mlvm.image.initramfs import make_initramfs
+from mlvm.image.modules import GuestKernel, kernel_release, read_guest_kernel
+from mlvm.image.modules_layer import make_modules
+from mlvm.image.plan import PARTS, plan
+from mlvm.image.python_layer import make_python
+from mlvm.image.store import ImageEntry, Store
+from mlvm.image.system_layer import make_system
+from mlvm.image.tools import Tools, unpack_tools
+from mlvm.lock.document import Lock
+from mlvm.lock.mirrors import wanted_debs, wanted_wheels
+from mlvm.paths import Home
+
+#: The order in which parts are begun: the slowest first.
+ORDER = ("system", "python", "modules", "initramfs", "vmlinuz", "agent")
+
+
+def build(lock: Lock, *, home: Home, observer: Observer = SILENT, workers: int | None = None) -> Image:
+    """Return the image of `lock`, building what is not in the store.
+
+    `workers` is how many parts are made at once (by default, one a CPU); the outcome does not depend on it. Raises
+    DownloadError, DigestError, BuildError (also when the lock records other digests for this builder), StoreError.
+    """
+    wanted = plan(lock)
+    store = Store(home)
+    try:
+        with store.building(waiting=lambda: observer.note("waiting: the store is being pruned")):
+            store.keep(wanted.image_id)
+            image = store.find_image(wanted.image_id)
+            if image is None:
+                image = _Build(lock, wanted, store, observer, workers or _cpus()).run()
+    except OSError as failure:
+        raise _store_error(failure, store) from failure
+    check_record(lock, image)
+    return replace(image, name=lock.name)
+
+
+def check_record(lock: Lock, image: Image) -> None:
+    """Raise BuildError when the lock holds other digests for what this builder makes."""
+    if lock.image is None or lock.image.builder != BUILDER:
+        return
+    found = image.digests()
+    wrong = [name for name, digest in sorted(lock.image.digests.items()) if found.get(name) != digest]
+    if wrong:
+        raise BuildError(
+            f"{' and '.join(f'`{name}`' for name in wrong)} of the image is not what the lock records",
+            details="\n".join(
+                f"{name}: built {found.get(name, 'nothing')}, recorded {lock.image.digests[name]}"
+                for name in wrong
+            ),
+            hint="`mlvm verify` builds it once more and compares; `mlvm verify --record` writes new digests",
+        )
+
+
+def _cpus() -> int:
+    return max(1, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class _Build:
+    """One run: what the parts share."""
+
+    lock: Lock
+    plan: Plan
+    store: Store
+    observer: Observer
+    workers: int
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _done: int = 0
+
+    def run(self) -> Image:
+        self._fetch()
+        with stage(self.observer, "build", self.lock.name) as outcome:
+            self.tools  # noqa: B018  (every part needs them: first)
+            with ThreadPoolExecutor(self.workers) as pool:
+                jobs = [pool.submit(self._part, self.plan.step(name)) for name in ORDER]
+                try:
+                    for job in jobs:
+                        job.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+            self.store.add_image(self._entry())
+            image = self.store.find_image(self.plan.image_id)
+            if image is None:
+                raise StoreError("the image was built and is gone again", hint="mlvm build")
+            outcome.append(f"image {image.id[:12]}")
+        return image
+
+    def _fetch(self) -> None:
+        wanted = [*wanted_debs(self.lock, self.lock.debs()), *wanted_wheels(self.lock)]
+        fetch(wanted, self.store.blobs, observer=self.observer)
+
+    @cached_property
+    def tools(self) -> Tools:
+        """The pinned tools, unpacked once for all locks that name the same."""
+        step = self.plan.step("tools")
+        folder = self.store.tools_folder(step.id)
+        if not folder.is_dir():
+            with self.store.making(step.id, waiting=lambda: self._waiting("tools")):
+                if not folder.is_dir():
+                    return unpack_tools(self.lock.tools, self.store.blobs, folder)
+        return Tools(folder)
+
+    def guest_kernel(self) -> GuestKernel:
+        """The guest kernel, unpacked once for the parts that are made of it."""
+        with self._guard:
+            return self._guest_kernel
+
+    @cached_property
+    def _guest_kernel(self) -> GuestKernel:
+        return read_guest_kernel(self.lock, self.store.blobs)
+
+    def _part(self, step: Step) -> None:
+        """Make one part unless it is there; wait for whoever makes it now."""
+        if self.store.find_artifact(step.id) is None:
+            with self.store.making(step.id, waiting=lambda: self._waiting(step.name)):
+                if self.store.find_artifact(step.id) is None:
+                    if self.store.artifact_folder(step.id).exists():
+                        self.observer.note(f"`{step.name}` in the store is damaged: building it again")
+                    with self.store.new_artifact(step.id, step.name) as content:
+                        _MAKERS[step.name](self, content)
+        with self._guard:
+            self._done += 1
+            done = self._done
+        self.observer.stage_progress("build", done, len(PARTS), step.name)
+
+    def _waiting(self, what: str) -> None:
+        self.observer.note(f"waiting: another mlvm is building `{what}`")
+
+    def _entry(self) -> ImageEntry:
+        ids = {step.name: step.id for step in self.plan.steps}
+        blobs = [package.sha256 for package in self.lock.debs()]
+        blobs += [wanted.sha256 for wanted in wanted_wheels(self.lock)]
+        return ImageEntry(
+            id=self.plan.image_id,
+            name=self.lock.name,
+            python=str(self.lock.inputs["python"]),
+            debian=str(self.lock.inputs["debian"]),
+            kernel_release=kernel_release(self.lock),
+            parts={name: ids[name] for name in PARTS},
+            tools=ids["tools"],
+            blobs=tuple(sorted(set(blobs))),
+        )
+
+    def make_system(self, path: Path) -> None:
+        """Make the system layer."""
+        tree = make_system(self.lock, self.store.blobs, workers=self.workers)
+        make_erofs(tree, path, name="system", tools=self.tools)
+
+    def make_modules(self, path: Path) -> None:
+        """Make the modules layer."""
+        tree = make_modules(self.guest_kernel(), self.tools, scratch=path.parent)
+        make_erofs(tree, path, name="modules", tools=self.tools)
+
+    def make_python(self, path: Path) -> None:
+        """Make the Python layer."""
+        with ExitStack() as open_wheels:
+            tree = make_python(self.lock, self.store.blobs, open_wheels)
+            make_erofs(tree, path, name="python", tools=self.tools)
+
+    def make_agent(self, path: Path) -> None:
+        """Make the agent layer."""
+        make_erofs(make_agent(), path, name="agent", tools=self.tools)
+
+    def make_vmlinuz(self, path: Path) -> None:
+        """Take the guest kernel out of its package."""
+        path.write_bytes(self.guest_kernel().vmlinuz)
+
+    def make_initramfs(self, path: Path) -> None:
+        """Make the initramfs."""
+        path.write_bytes(make_initramfs(self.lock, self.store.blobs, self.guest_kernel()))
+
+
+_MAKERS: Mapping[str, Callable[[_Build, Path], None]] = {
+    "system": _Build.make_system,
+    "modules": _Build.make_modules,
+    "python": _Build.make_python,
+    "agent": _Build.make_agent,
+    "vmlinuz": _Build.make_vmlinuz,
+    "initramfs": _Build.make_initramfs,
+}
+
+
+def _store_error(failure: OSError, store: Store) -> StoreError:
+    """Return what an OSError while building means to a person."""
+    if failure.errno in {errno.ENOSPC, errno.EDQUOT}:
+        used = files.disk_used(store.folder)
+        return StoreError(
+            "the disk is full",
+            details=f"{store.folder} takes {used >> 20} MiB",
+            hint="`mlvm prune` removes what no project or machine uses",
+        )
+    if isinstance(failure, PermissionError) or failure.errno == errno.EROFS:
+        return StoreError(
+            f"the store cannot be written: {failure}",
+            hint=f"make `{store.folder}` yours, or set MLVM_HOME to a folder that is",
+        )
+    return StoreError(f"the store cannot be used: {failure}")

@@ -1,0 +1,91 @@
+#!/bin/sh
+# The first program of the guest: stacks the layers into a root, and hands over to systemd.
+#
+# The guest kernel's command line names the layers, lowest first (mlvm.layers=system,modules,python,agent). Each is a
+# disk whose serial is the layer's name; the disk with serial `overlay` takes the changes, memory does when there is
+# none. Whatever is missing is said on the console, and the guest switches itself off: nobody waits for a dead boot.
+
+export PATH=/bin
+# Hundredths of seconds to wait for a disk that is slow to appear.
+PATIENCE=500
+
+say() { echo "mlvm: $1"; }
+
+fail() {
+    say "$1"
+    # Let the last line out of the serial port.
+    sleep 0.1
+    poweroff -f
+    # Only when there is nothing to switch off with: the guest kernel panics, and that ends the machine as well.
+    exit 1
+}
+
+# Print the device whose serial is $1.
+device_of() {
+    for disk in /sys/block/*; do
+        serial=
+        [ -r "$disk/serial" ] && read -r serial < "$disk/serial"
+        if [ "$serial" = "$1" ]; then
+            echo "/dev/${disk##*/}"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# Set $device to the disk of layer $1, waiting for it if need be.
+find_layer() {
+    waited=0
+    until device=$(device_of "$1"); do
+        [ "$waited" -lt "$PATIENCE" ] || fail "layer \`$1\` is missing: no disk has this serial"
+        sleep 0.05
+        waited=$((waited + 5))
+    done
+}
+
+mount -t devtmpfs devtmpfs /dev
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+say "stacking the layers"
+
+while read -r module; do
+    insmod "/lib/modules/$module.ko" || say "module \`$module\` cannot be loaded"
+done < /lib/modules/order
+
+layers=
+read -r words < /proc/cmdline
+for word in $words; do
+    case $word in
+        mlvm.layers=*) layers=${word#*=} ;;
+    esac
+done
+[ -n "$layers" ] || fail "no layers: mlvm.layers= is missing on the guest kernel's command line"
+
+lower=
+IFS=,
+for layer in $layers; do
+    unset IFS
+    find_layer "$layer"
+    mkdir -p "/layers/$layer"
+    mount -t erofs -o ro "$device" "/layers/$layer" || fail "layer \`$layer\` cannot be mounted: $device is damaged"
+    # overlayfs wants the topmost first.
+    lower="/layers/$layer${lower:+:$lower}"
+done
+unset IFS
+
+if device=$(device_of overlay); then
+    mount -t ext4 -o noatime,discard "$device" /overlay || fail "the overlay disk cannot be mounted: $device is damaged"
+else
+    mount -t tmpfs -o mode=0755 overlay /overlay || fail "memory for the overlay cannot be had"
+fi
+mkdir -p /overlay/upper /overlay/work
+mount -t overlay -o "lowerdir=$lower,upperdir=/overlay/upper,workdir=/overlay/work" root /root \
+    || fail "the layers cannot be stacked"
+[ -x /root/usr/lib/systemd/systemd ] || fail "the layers have no systemd: init cannot be found"
+say "root ready"
+
+umount /proc
+umount /sys
+mount --move /dev /root/dev
+exec switch_root /root /sbin/init
+fail "init cannot be started"

@@ -1,0 +1,148 @@
+"""The Python layer: a virtual environment at /opt/mlvm/venv, put together from wheels without running Python.
+
+What an installer would do, for an interpreter that is not here: members go where the wheel says, commands get the
+guest's interpreter, RECORD tells `pip` and `importlib.metadata` the truth. The environment belongs to the person, who
+may add to it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from mlvm.download import Blobs
+from mlvm.errors import BuildError
+from mlvm.image.accounts import USER
+from mlvm.image.sources import checked_blob
+from mlvm.image.tree import Content, Tree
+from mlvm.image.wheel import Member, Wheel, record_digest
+from mlvm.lock.document import Lock
+
+VENV = "opt/mlvm/venv"
+INSTALLER = b"mlvm\n"
+_PYTHON = f"/{VENV}/bin/python"
+_COMMAND = """\
+#!{python}
+import sys
+from {module} import {name}
+if __name__ == "__main__":
+    sys.exit({function}())
+"""
+_PROFILE = f"""\
+# The box's Python comes first.
+export VIRTUAL_ENV=/{VENV}
+export PATH="/{VENV}/bin:$PATH"
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    content: bytes | Content
+    mode: int
+
+
+def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack) -> Tree:
+    """Return the tree of the Python layer; its bytes stay in the wheels, which `open_wheels` closes.
+
+    Raises BuildError for a wheel that is not one, DigestError for one that has changed.
+    """
+    python = str(lock.inputs["python"])
+    tree = Tree()
+    for package in lock.python.packages:
+        if not package.wheels:
+            raise BuildError(f"the lock has no wheel of `{package.name}`", hint="mlvm lock")
+        path = checked_blob(package.name, package.wheels[0].hashes["sha256"], blobs)
+        wheel = Wheel(path, name=f"{package.name} {package.version}")
+        open_wheels.callback(wheel.close)
+        _install(tree, wheel, python)
+    _environment(tree, python)
+    tree.add_parents(owner=USER.uid, group=USER.gid)
+    for folder in ("opt", "opt/mlvm", "etc", "etc/profile.d"):
+        tree.folder(folder)
+    return tree
+
+
+def _environment(tree: Tree, python: str) -> None:
+    """Write what makes the folder a virtual environment of Debian's Python."""
+    own = {"owner": USER.uid, "group": USER.gid}
+    text = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {python}\n"
+    tree.file(f"{VENV}/pyvenv.cfg", text, **own)
+    tree.folder(f"{VENV}/lib/python{python}/site-packages", **own)
+    tree.symlink(f"{VENV}/lib64", "lib")
+    tree.symlink(f"{VENV}/bin/python", f"/usr/bin/python{python}")
+    for name in ("python3", f"python{python}"):
+        tree.symlink(f"{VENV}/bin/{name}", "python")
+    tree.file("etc/profile.d/mlvm.sh", _PROFILE)
+
+
+def _install(tree: Tree, wheel: Wheel, python: str) -> None:
+    """Put one wheel's files into the environment."""
+    site = f"lib/python{python}/site-packages"
+    placed: dict[str, str] = {}
+    found: dict[str, _File] = {}
+    for name, member in wheel.members.items():
+        place = _place(wheel, name, site, python)
+        script = f"{wheel.data}/scripts/" if wheel.data else None
+        content, mode = _content(member, is_script=bool(script and name.startswith(script)))
+        placed[name] = place
+        found[place] = _File(content=content, mode=mode)
+    for command, target in wheel.commands().items():
+        module, _, function = target.partition(":")
+        text = _COMMAND.format(
+            python=_PYTHON, module=module, name=function.split(".")[0], function=function
+        ).encode()
+        found[f"bin/{command}"] = _File(content=text, mode=0o755)
+    found[f"{site}/{wheel.dist_info}/INSTALLER"] = _File(content=INSTALLER, mode=0o644)
+    record = f"{site}/{wheel.dist_info}/RECORD"
+    found[record] = _File(content=_record(wheel, placed, found, site), mode=0o644)
+    for place, file in found.items():
+        tree.file(f"{VENV}/{place}", file.content, mode=file.mode, owner=USER.uid, group=USER.gid)
+
+
+def _place(wheel: Wheel, name: str, site: str, python: str) -> str:
+    """Return where a member goes, below the environment."""
+    if not wheel.data or not name.startswith(wheel.data + "/"):
+        return f"{site}/{name}"
+    parts = name.split("/", 2)
+    if len(parts) == 3:
+        match parts[1]:
+            case "purelib" | "platlib":
+                return f"{site}/{parts[2]}"
+            case "scripts":
+                return f"bin/{parts[2]}"
+            case "data":
+                return parts[2]
+            case "headers":
+                return f"include/site/python{python}/{wheel.dist_info.split('-')[0]}/{parts[2]}"
+    raise wheel.complaint(f"`{name}` belongs nowhere")
+
+
+def _content(member: Member, *, is_script: bool) -> tuple[bytes | Content, int]:
+    """Return what to write for a member; a Python script gets the environment's interpreter."""
+    if not is_script:
+        return member, 0o755 if member.executable else 0o644
+    text = b"".join(member.pieces())
+    if text.startswith(b"#!python"):
+        _, end, rest = text.partition(b"\n")
+        text = b"#!" + _PYTHON.encode() + end + rest
+    return text, 0o755
+
+
+def _record(wheel: Wheel, placed: dict[str, str], found: dict[str, _File], site: str) -> bytes:
+    """Return RECORD with every file where it is now, and those added."""
+    digests = {row[0]: (row[1], row[2]) for row in wheel.recorded()}
+    own = f"{wheel.dist_info}/RECORD"
+    rows = []
+    origin = {place: name for name, place in placed.items()}
+    for place, file in found.items():
+        path = place.removeprefix(f"{site}/") if place.startswith(f"{site}/") else f"../../../{place}"
+        if isinstance(file.content, bytes):
+            rows.append((path, record_digest(file.content), str(len(file.content))))
+        elif origin[place] != own:
+            rows.append((path, *digests.get(origin[place], ("", ""))))
+    rows.append((own, "", ""))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(sorted(set(rows)))
+    return text.getvalue().encode()

@@ -1,0 +1,85 @@
+"""The file system tools that make an image: pinned by the lock, run through their own loader.
+
+What mkfs writes depends on its version, so the lock names the packages it comes from and they are unpacked into the
+store. Started through the C library that came with them, with an empty environment, they do the same on every host
+with a Linux kernel, whatever its distribution.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess  # noqa: TID251  (a type)
+
+from mlvm import files, process
+from mlvm.download import Blobs
+from mlvm.errors import BuildError
+from mlvm.image.merged import merged_path
+from mlvm.image.sources import read_deb
+from mlvm.lock.deb import Kind
+from mlvm.lock.document import DebianPackage
+
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
+#: Parts of the packages that no tool needs.
+_LEFT_OUT = ("usr/share/", "var/", "usr/lib/systemd/", "etc/cron", "etc/systemd/")
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools unpacked in `folder`."""
+
+    folder: Path
+
+    def run(
+        self, program: str, arguments: Sequence[str | os.PathLike[str]], *, timeout: float = 600
+    ) -> CompletedProcess[bytes]:
+        """Run `program` ("mkfs.erofs") to its end. Raises ProgramError with its last words."""
+        command = [
+            self.folder / LOADER, "--inhibit-cache", "--library-path", self.folder / LIBRARIES,
+            self._find(program), *arguments,
+        ]  # fmt: skip
+        # mke2fs would read the host's /etc/mke2fs.conf; SOURCE_DATE_EPOCH would change what mkfs.erofs writes.
+        environment = {"LC_ALL": "C.UTF-8", "MKE2FS_CONFIG": str(self.folder / "etc/mke2fs.conf")}
+        return process.run(command, env=environment, timeout=timeout)
+
+    def _find(self, program: str) -> Path:
+        for folder in ("usr/sbin", "usr/bin"):
+            if (path := self.folder / folder / program).exists():
+                return path
+        raise BuildError(
+            f"the tools of this lock have no `{program}`",
+            hint="mlvm lock --upgrade writes a lock with all tools this mlvm needs",
+        )
+
+
+def unpack_tools(packages: Sequence[DebianPackage], blobs: Blobs, target: Path) -> Tools:
+    """Unpack `packages` into the folder `target`, whole or not at all. Raises BuildError."""
+    with files.folder_whole(target) as folder:
+        for package in packages:
+            for entry in read_deb(package, blobs).entries:
+                path = merged_path(entry.path)
+                if path.startswith(_LEFT_OUT) or entry.kind is Kind.FOLDER:
+                    continue
+                place = folder / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if entry.kind is Kind.SYMLINK:
+                    _link(place, entry.link, folder)
+                elif entry.kind is Kind.HARDLINK:
+                    os.link(folder / merged_path(entry.link), place)
+                else:
+                    place.write_bytes(entry.data)
+                    place.chmod(0o755 if entry.mode & 0o111 else 0o644)
+    return Tools(target)
+
+
+def _link(place: Path, target: str, folder: Path) -> None:
+    """Make a link that stays inside `folder`: an absolute one is made relative to it."""
+    if target.startswith("/"):
+        target = os.path.relpath(folder / merged_path(target.lstrip("/")), place.parent)
+    if not os.path.realpath(place.parent / target).startswith(os.path.realpath(folder) + "/"):
+        raise BuildError(f"a tool's link `{place.name}` leads out of its folder: `{target}`")
+    place.unlink(missing_ok=True)
+    place.symlink_to(target)

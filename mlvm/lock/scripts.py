@@ -1,0 +1,198 @@
+"""What maintainer scripts do that the image builder does too, release by release; everything else is refused.
+
+The builder runs no script. It makes the same accounts, alternatives, diversions and units itself, from the tables
+here, with ids that do not hang on the order of installation. A package that does anything the tables do not hold
+would be half installed, so a lock with it is refused: `unknown_effects` says why, in words to report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlvm.errors import ResolveError
+from mlvm.lock import deb
+from mlvm.lock.deb import Deb
+from mlvm.lock.effects import Effect, Found, effects_of
+
+NOLOGIN = "/usr/sbin/nologin"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class User:
+    """A system account to add to those of base-passwd."""
+
+    name: str
+    uid: int
+    gid: int
+    comment: str = ""
+    home: str = "/nonexistent"
+    shell: str = NOLOGIN
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alternative:
+    """A name with several programs behind it: `candidates` are (program, priority); `slaves` follow the best.
+
+    Each slave is (name, link, target); manual pages are left out, as they are from the image.
+    """
+
+    name: str
+    link: str
+    candidates: tuple[tuple[str, int], ...]
+    slaves: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """A file whose owner or mode a script changes; `recorded` when dpkg's own table shall know."""
+
+    path: str
+    user: str
+    group: str
+    mode: int
+    recorded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scripts:
+    """All that the builder does in place of a release's scripts.
+
+    `units` holds every unit that scripts enable: True when the image enables it too. `seen` lists effects that need
+    no table of their own, with the reason.
+    """
+
+    users: tuple[User, ...]
+    groups: Mapping[str, int]
+    alternatives: tuple[Alternative, ...]
+    overrides: tuple[Override, ...]
+    diversions: tuple[tuple[str, str, str], ...]
+    units: Mapping[str, bool]
+    seen: Mapping[Found, str] = field(default_factory=dict)
+
+
+_USERS = (
+    User(name="_apt", uid=42, gid=65534),
+    User(name="messagebus", uid=100, gid=101),
+    User(name="sshd", uid=101, gid=65534, home="/run/sshd"),
+    User(name="systemd-network", uid=998, gid=998, comment="systemd Network Management", home="/"),
+)
+_GROUPS = {
+    "messagebus": 101,
+    "_ssh": 102,
+    "input": 103,
+    "sgx": 104,
+    "kvm": 105,
+    "render": 106,
+    "systemd-network": 998,
+    "systemd-journal": 999,
+}
+_ALTERNATIVES = (
+    Alternative(
+        name="awk",
+        link="/usr/bin/awk",
+        candidates=(("/usr/bin/mawk", 5),),
+        slaves=(("nawk", "/usr/bin/nawk", "/usr/bin/mawk"),),
+    ),
+    Alternative(name="pager", link="/usr/bin/pager", candidates=(("/bin/more", 50), ("/usr/bin/less", 77))),
+    Alternative(name="rmt", link="/usr/sbin/rmt", candidates=(("/usr/sbin/rmt-tar", 50),)),
+    Alternative(name="which", link="/usr/bin/which", candidates=(("/usr/bin/which.debianutils", 0),)),
+)
+_OVERRIDES = (
+    Override(
+        path="usr/lib/dbus-1.0/dbus-daemon-launch-helper",
+        user="root",
+        group="messagebus",
+        mode=0o4754,
+        recorded=True,
+    ),
+    Override(path="usr/bin/ssh-agent", user="root", group="_ssh", mode=0o2755),
+    Override(path="etc/sudoers", user="root", group="root", mode=0o440),
+    Override(path="var/cache/apt/archives/partial", user="_apt", group="root", mode=0o700),
+    Override(path="var/lib/apt/lists/partial", user="_apt", group="root", mode=0o700),
+)
+#: (diverted path, where it went, by which package), as dash's script leaves them.
+_DIVERSIONS = (
+    ("/usr/share/man/man1/sh.1.gz", "/usr/share/man/man1/sh.distrib.1.gz", "dash"),
+    ("/bin/sh", "/bin/sh.distrib", "dash"),
+)
+#: The image keeps what a short-lived guest needs: no timer that wakes it, no sshd before its key is there.
+_UNITS = {
+    "apt-daily-upgrade.timer": False,
+    "apt-daily.timer": False,
+    "dpkg-db-backup.timer": False,
+    "fstrim.timer": False,
+    "getty@tty1.service": False,
+    "remote-fs.target": True,
+    "rsync.service": False,
+    "ssh.service": False,
+    "ssh.socket": False,
+    "systemd-pstore.service": False,
+}
+_SEEN = {
+    Found(Effect.ALTERNATIVE, "builtins.7.gz"): "a manual page, and those are left out",
+    Found(Effect.ALTERNATIVE, "$BINNAME"): "procps, which only removes what older releases registered",
+    Found(Effect.CAPABILITY, "/bin/ip"): "only when debconf was told so, which nobody does",
+    Found(Effect.DIVERSION, "$dfile"): "dash's, for /bin/sh and its manual page: they are in `diversions`",
+    Found(Effect.CONFIGURATION, "$new_config"): "sshd_config, copied from /usr/share/openssh",
+}
+
+_BOOKWORM = Scripts(
+    users=_USERS,
+    groups=_GROUPS,
+    alternatives=_ALTERNATIVES,
+    overrides=_OVERRIDES,
+    diversions=_DIVERSIONS,
+    units=_UNITS,
+    seen=_SEEN,
+)
+
+#: Release -> what the builder does in place of its scripts.
+RELEASES: Mapping[str, Scripts] = {"bookworm": _BOOKWORM, "trixie": _BOOKWORM}
+
+
+def scripts_of(release: str) -> Scripts:
+    """Return the table of `release`. Raises ResolveError when there is none."""
+    try:
+        return RELEASES[release]
+    except KeyError:
+        raise ResolveError(
+            f"mlvm has no table of what Debian {release}'s scripts do",
+            hint=f"use one of {', '.join(sorted(RELEASES))}",
+        ) from None
+
+
+def unknown_effects(release: str, debs: Mapping[str, Path]) -> list[str]:
+    """Return a complaint for each thing that a package's scripts do and the builder does not; sorted.
+
+    `debs` are the packages of the system by name, as files. Raises BuildError for a file that is no package.
+    """
+    known = scripts_of(release)
+    packages = [deb.read(path) for _, path in sorted(debs.items())]
+    covered = set(known.seen) | _covered(known) | {found for one in packages for found in _masters(one)}
+    return [
+        f"{package.name}: {found}" for package in packages for found in sorted(effects_of(package) - covered)
+    ]
+
+
+def _covered(known: Scripts) -> set[Found]:
+    return {
+        *(Found(Effect.USER, user.name) for user in known.users),
+        *(Found(Effect.GROUP, name) for name in known.groups),
+        *(Found(Effect.ALTERNATIVE, alternative.name) for alternative in known.alternatives),
+        *(Found(Effect.OVERRIDE, f"/{override.path}") for override in known.overrides),
+        *(Found(Effect.DIVERSION, path) for path, _, _ in known.diversions),
+        *(Found(Effect.UNIT, name) for name in known.units),
+    }
+
+
+def _masters(package: Deb) -> set[Found]:
+    """Return the accounts that base-passwd brings as files, which the builder copies."""
+    found = set()
+    for entry in package.entries:
+        if entry.path in {"usr/share/base-passwd/passwd.master", "usr/share/base-passwd/group.master"}:
+            effect = Effect.USER if "passwd.master" in entry.path else Effect.GROUP
+            names = (line.partition(":")[0] for line in entry.data.decode().splitlines())
+            found |= {Found(effect, name) for name in names}
+    return found
