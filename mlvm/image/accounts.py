@@ -12,7 +12,7 @@ from mlvm.image.tree import SOURCE_DATE, Tree
 from mlvm.lock.scripts import Scripts, User
 
 #: The person's account.
-USER = User(name="mlvm", uid=1000, gid=1000, comment="mlvm", home="/home/mlvm", shell="/bin/bash")
+USER = User(name="mlvm", uid=1000, gid=1000, comment="mlvm", home="/home/mlvm", shell="/bin/bash")  # noqa: S604
 #: Groups the person is in: GPUs and their like belong to the last two.
 USER_GROUPS = ("sudo", "video", "render")
 _SHADOW_GROUP = 42

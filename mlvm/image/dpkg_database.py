@@ -61,7 +61,7 @@ def _status(package: Deb, originals: Mapping[str, bytes]) -> str:
         r"\1\nStatus: install ok installed",
         package.stanza.strip("\n"),
         count=1,
-        flags=re.M,
+        flags=re.MULTILINE,
     )
     lines = [
         f" /{path} {hashlib.md5(originals[path], usedforsecurity=False).hexdigest()}"

@@ -30,7 +30,7 @@ def make_modules(kernel: GuestKernel, tools: Tools, *, scratch: Path) -> Tree:
         nothing = root / "no-configuration"
         nothing.mkdir()
         tools.run("depmod", ["-C", nothing, "-b", root, kernel.release])
-        for path in sorted((root / below).glob("modules.*")):
-            tree.file(f"{below}/{path.name}", path.read_bytes())
+        for index in sorted((root / below).glob("modules.*")):
+            tree.file(f"{below}/{index.name}", index.read_bytes())
     tree.add_parents()
     return tree

@@ -11,12 +11,13 @@ from mlvm.image.tree import Tree
 
 TEMPLATES = "usr/share/pam"
 PROFILES = "usr/share/pam-configs"
+#: File, the kind of its modules in a profile, and the name of its variables in the template.
 FILES = (
-    ("common-account", "Account"),
-    ("common-auth", "Auth"),
-    ("common-password", "Password"),
-    ("common-session", "Session"),
-    ("common-session-noninteractive", "Session"),
+    ("common-account", "Account", "account"),
+    ("common-auth", "Auth", "auth"),
+    ("common-password", "Password", "password"),
+    ("common-session", "Session", "session"),
+    ("common-session-noninteractive", "Session", "session_nonint"),
 )
 
 
@@ -27,14 +28,14 @@ def add_pam(tree: Tree) -> None:
         (one for one in profiles if one.get("Default") == "yes"),
         key=lambda one: (-int(one.get("Priority", "0")), one["Name"]),
     )
-    for name, kind in FILES:
+    for name, kind, variable in FILES:
         if f"{TEMPLATES}/{name}" in tree:
             usable = [
                 one for one in wanted
                 if not (name.endswith("noninteractive") and one.get("Session-Interactive-Only") == "yes")
             ]  # fmt: skip
             template = tree.read(f"{TEMPLATES}/{name}").decode()
-            tree.file(f"etc/pam.d/{name}", _filled(template, kind, usable))
+            tree.file(f"etc/pam.d/{name}", _filled(template, kind, variable, usable))
 
 
 def _profile(text: str) -> dict[str, str]:
@@ -50,7 +51,7 @@ def _profile(text: str) -> dict[str, str]:
     return fields
 
 
-def _filled(template: str, kind: str, profiles: list[dict[str, str]]) -> str:
+def _filled(template: str, kind: str, variable: str, profiles: list[dict[str, str]]) -> str:
     """Return the template with its two blocks filled and pam-auth-update's own variables gone."""
     word = kind.lower()
     blocks = {
@@ -69,11 +70,11 @@ def _filled(template: str, kind: str, profiles: list[dict[str, str]]) -> str:
             lines[place].append(f"{word}\t" + re.sub(r"=end\b", f"={jump}", module))
     if not lines["Primary"]:
         lines["Primary"] = [f"{word}\t[default=1]\t\t\tpam_permit.so"]
-    text = template.replace(f"${word}_primary", "\n".join(lines["Primary"]))
+    text = template.replace(f"${variable}_primary", "\n".join(lines["Primary"]))
     additional = "\n".join(lines["Additional"])
     if not additional:
-        return text.replace(f"${word}_additional\n", "")
-    return text.replace(f"${word}_additional", additional)
+        return text.replace(f"${variable}_additional\n", "")
+    return text.replace(f"${variable}_additional", additional)
 
 
 def _modules(profile: dict[str, str], kind: str, *, first: bool) -> list[str]:

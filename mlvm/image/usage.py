@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +158,7 @@ class Usage:
         size = files.disk_used(self.store.images / f"{entry.id}.json")
         return Item(kind="image", name=entry.name, id=entry.id, size=size, used_by=users)
 
-    def _parts(self, entries: list[ImageEntry], users: dict[str, tuple[str, ...]]) -> Iterator[Item]:
+    def _parts(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         for folder in self._folders("artifacts"):
             using = [entry for entry in entries if folder.name in entry.parts.values()]
             artifact = self.store.find_artifact(folder.name)
@@ -170,13 +170,13 @@ class Usage:
                 used_by=_together(using, users),
             )
 
-    def _tools(self, entries: list[ImageEntry], users: dict[str, tuple[str, ...]]) -> Iterator[Item]:
+    def _tools(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         for folder in self._folders("tools"):
             using = [entry for entry in entries if folder.name == entry.tools]
             size = files.disk_used(folder)
             yield Item(kind="tools", name="tools", id=folder.name, size=size, used_by=_together(using, users))
 
-    def _downloads(self, entries: list[ImageEntry], users: dict[str, tuple[str, ...]]) -> Iterator[Item]:
+    def _downloads(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         """Yield two items, downloads that images were made from and others; there are hundreds."""
         unused = set(self._unused_blobs(entries))
         used = [path for path in self._blobs() if path not in unused]
@@ -200,6 +200,6 @@ class Usage:
         return sorted(path for path in folder.glob("*") if path.is_dir() and not files.is_temporary(path))
 
 
-def _together(entries: list[ImageEntry], users: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _together(entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Return everybody who uses one of `entries`, each once."""
     return tuple(dict.fromkeys(user for entry in entries for user in users.get(entry.id, ())))

@@ -22,7 +22,34 @@ _ASSIGNMENT = re.compile(
 )
 _COMMENT = re.compile(r"(?m)^\s*#.*$|\s#\s.*$")
 _VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
-_SEPARATORS = frozenset("; ;; & && | || ( ) ` { } ! < > >> << then do else elif if while fi done".split())
+_SEPARATORS = frozenset(
+    (
+        ";",
+        ";;",
+        "&",
+        "&&",
+        "|",
+        "||",
+        "(",
+        ")",
+        "`",
+        "{",
+        "}",
+        "!",
+        "<",
+        ">",
+        ">>",
+        "<<",
+        "then",
+        "do",
+        "else",
+        "elif",
+        "if",
+        "while",
+        "fi",
+        "done",
+    )
+)
 #: A command named after one of these is looked for, not run.
 _LOOKING = frozenset({"-v", "-x", "which", "type", "hash", "-e", "-f", "--retry", "invoke-rc.d"})
 
@@ -116,9 +143,44 @@ def _positional(words: Sequence[str], with_value: frozenset[str]) -> list[str]:
 
 
 _ADDUSER_VALUES = frozenset(
-    "--home --shell --gecos --comment --uid --gid --ingroup --firstuid --lastuid --firstgid --lastgid --conf --prefix "
-    "--root --base-dir --home-dir --groups --skel --expiredate --inactive --key --password "
-    "-d -s -c -u -g -G -b -k -K -e -f -p -R -P".split()
+    (
+        "--home",
+        "--shell",
+        "--gecos",
+        "--comment",
+        "--uid",
+        "--gid",
+        "--ingroup",
+        "--firstuid",
+        "--lastuid",
+        "--firstgid",
+        "--lastgid",
+        "--conf",
+        "--prefix",
+        "--root",
+        "--base-dir",
+        "--home-dir",
+        "--groups",
+        "--skel",
+        "--expiredate",
+        "--inactive",
+        "--key",
+        "--password",
+        "-d",
+        "-s",
+        "-c",
+        "-u",
+        "-g",
+        "-G",
+        "-b",
+        "-k",
+        "-K",
+        "-e",
+        "-f",
+        "-p",
+        "-R",
+        "-P",
+    )
 )
 
 
