@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 import mlvm
+from mlvm.image.bytecode import Compiler
 from mlvm.image.synthesis import enable
 from mlvm.image.tree import Tree
 
@@ -35,12 +36,13 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def make_agent() -> Tree:
+def make_agent(compiler: Compiler) -> Tree:
     """Return the tree of the agent layer, its unit enabled."""
     tree = Tree()
     for name, content in agent_sources().items():
         folder = "usr/lib/systemd/system" if name == UNIT else TARGET
         tree.file(f"{folder}/{name}", content)
+    compiler.add_to(tree, below=TARGET)
     enable(tree, UNIT)
     tree.add_parents()
     return tree

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -21,6 +21,7 @@ from mlvm.download import fetch
 from mlvm.errors import BuildError, StoreError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.image.agent_layer import make_agent
+from mlvm.image.bytecode import Compiler, interpreter_packages
 from mlvm.image.document import BUILDER, Image, Plan, Step
 from mlvm.image.erofs import make_erofs
 from mlvm.image.initramfs import make_initramfs
@@ -31,7 +32,7 @@ from mlvm.image.python_layer import make_python
 from mlvm.image.store import ImageEntry, Store
 from mlvm.image.system_layer import make_system
 from mlvm.image.tools import Tools, unpack_tools
-from mlvm.lock.document import Lock
+from mlvm.lock.document import DebianPackage, Lock
 from mlvm.lock.mirrors import wanted_debs, wanted_wheels
 from mlvm.paths import Home
 
@@ -95,7 +96,7 @@ class _Build:
     def run(self) -> Image:
         self._fetch()
         with stage(self.observer, "build", self.lock.name) as outcome:
-            self.tools  # noqa: B018  (every part needs them: first)
+            self.tools, self.compiler  # noqa: B018  (every part needs them: first)
             with ThreadPoolExecutor(self.workers) as pool:
                 jobs = [pool.submit(self._part, self.plan.step(name)) for name in ORDER]
                 try:
@@ -117,14 +118,29 @@ class _Build:
 
     @cached_property
     def tools(self) -> Tools:
-        """The pinned tools, unpacked once for all locks that name the same."""
-        step = self.plan.step("tools")
+        """The pinned file system tools."""
+        return Tools(self._unpacked("tools", self.lock.tools))
+
+    @cached_property
+    def compiler(self) -> Compiler:
+        """The guest's interpreter, for bytecode."""
+        return Compiler(
+            folder=self._unpacked("interpreter", interpreter_packages(self.lock)),
+            python=str(self.lock.inputs["python"]),
+            id=self.plan.step("interpreter").id,
+            cache=self.store.bytecode,
+            workers=self.workers,
+        )
+
+    def _unpacked(self, name: str, packages: Sequence[DebianPackage]) -> Path:
+        """Return the folder of programs that run on the host, unpacked once for all locks that name the same."""
+        step = self.plan.step(name)
         folder = self.store.tools_folder(step.id)
         if not folder.is_dir():
-            with self.store.making(step.id, waiting=lambda: self._waiting("tools")):
+            with self.store.making(step.id, waiting=lambda: self._waiting(name)):
                 if not folder.is_dir():
-                    return unpack_tools(self.lock.tools, self.store.blobs, folder)
-        return Tools(folder)
+                    unpack_tools(packages, self.store.blobs, folder)
+        return folder
 
     def guest_kernel(self) -> GuestKernel:
         """The guest kernel, unpacked once for the parts that are made of it."""
@@ -164,12 +180,14 @@ class _Build:
             kernel_release=kernel_release(self.lock),
             parts={name: ids[name] for name in PARTS},
             tools=ids["tools"],
+            interpreter=ids["interpreter"],
+            bytecode=tuple(self.compiler.cached(wanted.sha256).name for wanted in wanted_wheels(self.lock)),
             blobs=tuple(sorted(set(blobs))),
         )
 
     def make_system(self, path: Path) -> None:
         """Make the system layer."""
-        tree = make_system(self.lock, self.store.blobs, workers=self.workers)
+        tree = make_system(self.lock, self.store.blobs, workers=self.workers, compiler=self.compiler)
         make_erofs(tree, path, name="system", tools=self.tools)
 
     def make_modules(self, path: Path) -> None:
@@ -180,12 +198,12 @@ class _Build:
     def make_python(self, path: Path) -> None:
         """Make the Python layer."""
         with ExitStack() as open_wheels:
-            tree = make_python(self.lock, self.store.blobs, open_wheels)
+            tree = make_python(self.lock, self.store.blobs, open_wheels, compiler=self.compiler)
             make_erofs(tree, path, name="python", tools=self.tools)
 
     def make_agent(self, path: Path) -> None:
         """Make the agent layer."""
-        make_erofs(make_agent(), path, name="agent", tools=self.tools)
+        make_erofs(make_agent(self.compiler), path, name="agent", tools=self.tools)
 
     def make_vmlinuz(self, path: Path) -> None:
         """Take the guest kernel out of its package."""

@@ -12,12 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 from mlvm.image import agent_layer, initramfs
+from mlvm.image.bytecode import interpreter_packages
 from mlvm.image.document import BUILDER, Plan, Step
 from mlvm.image.modules import kernel_release
 from mlvm.image.tree import SOURCE_DATE
 from mlvm.lock.document import DebianPackage, Lock
 
-#: The steps whose outcomes an image consists of; "tools" is only needed to make them.
+#: The steps whose outcomes an image consists of; "tools" and "interpreter" are only needed to make them.
 PARTS = ("system", "modules", "python", "agent", "vmlinuz", "initramfs")
 
 
@@ -26,22 +27,24 @@ def plan(lock: Lock) -> Plan:
     boot = _debs(lock.boot)
     release = kernel_release(lock)
     tools = _step("tools", {"debs": _debs(lock.tools)})
+    interpreter = _step("interpreter", {"debs": _debs(interpreter_packages(lock))})
     with_tools = {"source_date": SOURCE_DATE, "tools": tools.id}
+    with_both = {**with_tools, "interpreter": interpreter.id, "python": lock.inputs["python"]}
     steps = (
         tools,
+        interpreter,
         _step(
             "system",
             {
-                **with_tools,
+                **with_both,
                 "release": lock.inputs["debian"],
-                "python": lock.inputs["python"],
                 "archives": [[one.name, one.uri, one.suite, *one.components] for one in lock.archives],
                 "debs": _debs(lock.system),
             },
         ),
         _step("modules", {**with_tools, "kernel": release, "debs": boot}),
-        _step("python", {**with_tools, "python": lock.inputs["python"], "wheels": _wheels(lock)}),
-        _step("agent", {**with_tools, "sources": agent_layer.sources_digest()}),
+        _step("python", {**with_both, "wheels": _wheels(lock)}),
+        _step("agent", {**with_both, "sources": agent_layer.sources_digest()}),
         _step("vmlinuz", {"kernel": release, "debs": boot}),
         _step(
             "initramfs",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from mlvm.download import Blobs
 from mlvm.errors import BuildError
 from mlvm.image.accounts import USER
+from mlvm.image.bytecode import Compiler
 from mlvm.image.sources import checked_blob
 from mlvm.image.tree import Content, Tree
 from mlvm.image.wheel import Member, Wheel, record_digest
@@ -43,20 +44,24 @@ class _File:
     mode: int
 
 
-def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack) -> Tree:
+def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: Compiler) -> Tree:
     """Return the tree of the Python layer; its bytes stay in the wheels, which `open_wheels` closes.
 
     Raises BuildError for a wheel that is not one, DigestError for one that has changed.
     """
     python = str(lock.inputs["python"])
     tree = Tree()
-    for package in lock.python.packages:
+    modules: dict[str, list[str]] = {}
+    for package in sorted(lock.python.packages, key=lambda package: package.name):
         if not package.wheels:
             raise BuildError(f"the lock has no wheel of `{package.name}`", hint="mlvm lock")
-        path = checked_blob(package.name, package.wheels[0].hashes["sha256"], blobs)
+        digest = package.wheels[0].hashes["sha256"]
+        path = checked_blob(package.name, digest, blobs)
         wheel = Wheel(path, name=f"{package.name} {package.version}")
         open_wheels.callback(wheel.close)
-        _install(tree, wheel, python)
+        placed = _install(tree, wheel, python)
+        modules[digest] = [path for path in placed if path.endswith(".py") and "/site-packages/" in path]
+    compiler.add_wheels(tree, modules)
     _environment(tree, python)
     tree.add_parents(owner=USER.uid, group=USER.gid)
     for folder in ("opt", "opt/mlvm", "etc", "etc/profile.d"):
@@ -77,8 +82,8 @@ def _environment(tree: Tree, python: str) -> None:
     tree.file("etc/profile.d/mlvm.sh", _PROFILE)
 
 
-def _install(tree: Tree, wheel: Wheel, python: str) -> None:
-    """Put one wheel's files into the environment."""
+def _install(tree: Tree, wheel: Wheel, python: str) -> list[str]:
+    """Put one wheel's files into the environment; return their paths."""
     site = f"lib/python{python}/site-packages"
     placed: dict[str, str] = {}
     found: dict[str, _File] = {}
@@ -99,6 +104,7 @@ def _install(tree: Tree, wheel: Wheel, python: str) -> None:
     found[record] = _File(content=_record(wheel, placed, found, site), mode=0o644)
     for place, file in found.items():
         tree.file(f"{VENV}/{place}", file.content, mode=file.mode, owner=USER.uid, group=USER.gid)
+    return sorted(f"{VENV}/{place}" for place in found)
 
 
 def _place(wheel: Wheel, name: str, site: str, python: str) -> str:

@@ -3,7 +3,8 @@
     store/blobs/ab/abcd...                      downloads, by their own digest (`mlvm.download`)
     store/artifacts/<step id>/content           what a step made, by the digest of what it was made of
     store/artifacts/<step id>/artifact.json     its name, size and digest
-    store/tools/<step id>/                      the pinned tools, unpacked
+    store/tools/<step id>/                      the pinned tools and the guest's interpreter, unpacked
+    store/bytecode/<key>                        what a wheel's modules were compiled to
     store/images/<image id>.json                which of them an image consists of
     store/holds/                                file locks
 
@@ -34,7 +35,10 @@ _kept_open = ExitStack()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageEntry:
-    """An image's record: `parts` name the step id of each part, `blobs` the downloads it was made from."""
+    """An image's record: `parts` name the step id of each part, `blobs` the downloads it was made from.
+
+    `tools`, `interpreter` and `bytecode` name what a rebuild would use again.
+    """
 
     id: str
     name: str
@@ -43,6 +47,8 @@ class ImageEntry:
     kernel_release: str
     parts: Mapping[str, str]
     tools: str
+    interpreter: str
+    bytecode: tuple[str, ...]
     blobs: tuple[str, ...]
 
 
@@ -57,6 +63,11 @@ class Store:
     def blobs(self) -> Blobs:
         """The downloads."""
         return Blobs(self.folder / "blobs")
+
+    @property
+    def bytecode(self) -> Path:
+        """The folder of wheels' bytecode."""
+        return self.folder / "bytecode"
 
     @property
     def images(self) -> Path:
@@ -138,7 +149,9 @@ class Store:
             record = json.loads((self.images / f"{image_id}.json").read_text())
             if record.pop("version") != RECORD_VERSION or record["id"] != image_id:
                 return None
-            return ImageEntry(**{**record, "blobs": tuple(record["blobs"])})
+            return ImageEntry(
+                **{**record, "blobs": tuple(record["blobs"]), "bytecode": tuple(record["bytecode"])}
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

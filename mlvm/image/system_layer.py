@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mlvm.download import Blobs
 from mlvm.errors import BuildError
 from mlvm.image.accounts import accounts_of, add_accounts
+from mlvm.image.bytecode import Compiler
 from mlvm.image.dpkg_database import add_database, packaged_conffiles
 from mlvm.image.merged import MERGED, merged_path
 from mlvm.image.settings import add_settings
@@ -28,7 +29,7 @@ from mlvm.lock.scripts import scripts_of
 LEFT_OUT = re.compile(r"usr/share/(doc/(?!.*/?copyright$)|man/|info/|locale/|lintian/|bug/|gnome/help/)")
 
 
-def make_system(lock: Lock, blobs: Blobs, *, workers: int) -> Tree:
+def make_system(lock: Lock, blobs: Blobs, *, workers: int, compiler: Compiler) -> Tree:
     """Return the tree of the system layer. Raises BuildError or DigestError."""
     release, python = str(lock.inputs["debian"]), str(lock.inputs["python"])
     debs = sorted(_read_all(lock.system, blobs, workers), key=lambda package: package.name)
@@ -44,6 +45,8 @@ def make_system(lock: Lock, blobs: Blobs, *, workers: int) -> Tree:
     synthesize(tree, scripts, accounts, python=python)
     add_accounts(tree, accounts)
     add_settings(tree, lock.archives, release=release)
+    for folder in (f"usr/lib/python{python}", "usr/lib/python3"):
+        compiler.add_to(tree, below=folder)
     tree.add_parents()
     return tree
 

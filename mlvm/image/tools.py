@@ -37,13 +37,14 @@ class Tools:
         self, program: str, arguments: Sequence[str | os.PathLike[str]], *, timeout: float = 600
     ) -> CompletedProcess[bytes]:
         """Run `program` ("mkfs.erofs") to its end. Raises ProgramError with its last words."""
-        command = [
-            self.folder / LOADER, "--inhibit-cache", "--library-path", self.folder / LIBRARIES,
-            self._find(program), *arguments,
-        ]  # fmt: skip
         # mke2fs would read the host's /etc/mke2fs.conf; SOURCE_DATE_EPOCH would change what mkfs.erofs writes.
         environment = {"LC_ALL": "C.UTF-8", "MKE2FS_CONFIG": str(self.folder / "etc/mke2fs.conf")}
-        return process.run(command, env=environment, timeout=timeout)
+        return process.run([*self.command(program), *arguments], env=environment, timeout=timeout)
+
+    def command(self, program: str) -> list[Path | str]:
+        """Return the beginning of a command line that runs `program`. Raises BuildError when it is not here."""
+        libraries = self.folder / LIBRARIES
+        return [self.folder / LOADER, "--inhibit-cache", "--library-path", libraries, self._find(program)]
 
     def _find(self, program: str) -> Path:
         for folder in ("usr/sbin", "usr/bin"):
@@ -56,7 +57,10 @@ class Tools:
 
 
 def unpack_tools(packages: Sequence[DebianPackage], blobs: Blobs, target: Path) -> Tools:
-    """Unpack `packages` into the folder `target`, whole or not at all. Raises BuildError."""
+    """Unpack the programs and libraries of `packages` into the folder `target`, whole or not at all.
+
+    Raises BuildError.
+    """
     with files.folder_whole(target) as folder:
         for package in packages:
             for entry in read_deb(package, blobs).entries:

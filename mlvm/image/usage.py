@@ -29,7 +29,7 @@ GRACE = 3600
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Something kept: `kind` is "image", "part", "tools" or "downloads"; `size` in bytes on the disk."""
+    """Something kept: `kind` is "image", "part", "tools", "bytecode" or "downloads"; `size` in bytes on the disk."""
 
     kind: str
     name: str
@@ -68,6 +68,7 @@ class Usage:
             *(self._image(entry, users.get(entry.id, ())) for entry in entries),
             *self._parts(entries, users),
             *self._tools(entries, users),
+            *self._bytecode(entries, users),
             *self._downloads(entries, users),
         ]
 
@@ -85,6 +86,7 @@ class Usage:
                 *(self._image(entry, ()) for entry in doomed),
                 *(item for item in self._parts(kept, everyone) if not item.used_by),
                 *(item for item in self._tools(kept, everyone) if not item.used_by),
+                *(item for item in self._bytecode(kept, everyone) if not item.used_by),
                 *(item for item in self._downloads(kept, everyone) if not item.used_by),
             ]
             if not dry_run:
@@ -100,9 +102,16 @@ class Usage:
                 files.remove_tree(self.store.artifact_folder(item.id))
             elif item.kind == "tools":
                 files.remove_tree(self.store.tools_folder(item.id))
+            elif item.kind == "bytecode":
+                (self.store.bytecode / item.id).unlink(missing_ok=True)
         for blob in self._unused_blobs(kept):
             blob.unlink(missing_ok=True)
-        for folder in ("artifacts", "tools", "images"):  # no build runs now: these are dead writers'
+        for folder in (
+            "artifacts",
+            "tools",
+            "bytecode",
+            "images",
+        ):  # no build runs now: these are dead writers'
             for path in (self.store.folder / folder).glob(f"{files.TEMPORARY}*"):
                 files.remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for root in self.roots.glob("*.json"):
@@ -172,9 +181,18 @@ class Usage:
 
     def _tools(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         for folder in self._folders("tools"):
-            using = [entry for entry in entries if folder.name == entry.tools]
+            using = [entry for entry in entries if folder.name in {entry.tools, entry.interpreter}]
+            name = "interpreter" if any(entry.interpreter == folder.name for entry in using) else "tools"
             size = files.disk_used(folder)
-            yield Item(kind="tools", name="tools", id=folder.name, size=size, used_by=_together(using, users))
+            yield Item(kind="tools", name=name, id=folder.name, size=size, used_by=_together(using, users))
+
+    def _bytecode(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
+        for path in self._files("bytecode"):
+            using = [entry for entry in entries if path.name in entry.bytecode]
+            size = files.disk_used(path)
+            yield Item(
+                kind="bytecode", name="wheel", id=path.name, size=size, used_by=_together(using, users)
+            )
 
     def _downloads(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         """Yield two items, downloads that images were made from and others; there are hundreds."""
@@ -194,6 +212,10 @@ class Usage:
         named = {blob for entry in entries for blob in entry.blobs}
         old = time.time() - GRACE
         return [path for path in self._blobs() if path.name not in named and path.stat().st_mtime < old]
+
+    def _files(self, name: str) -> list[Path]:
+        folder = self.store.folder / name
+        return sorted(path for path in folder.glob("*") if path.is_file() and not files.is_temporary(path))
 
     def _folders(self, name: str) -> list[Path]:
         folder = self.store.folder / name
