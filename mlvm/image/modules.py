@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import lzma
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mlvm.download import Blobs
 from mlvm.errors import BuildError
+from mlvm.image import elf
 from mlvm.image.merged import merged_path
 from mlvm.image.sources import read_deb
 from mlvm.lock.deb import Kind, unzstd
@@ -111,8 +111,8 @@ def uncompressed(path: str, content: bytes) -> bytes:
 def modinfo(module: bytes) -> dict[str, list[str]]:
     """Return the facts a module carries in its `.modinfo` section. Raises BuildError for what is no module."""
     try:
-        section = _section(module, b".modinfo")
-    except (struct.error, IndexError, ValueError) as broken:
+        section = elf.section(module, b".modinfo")
+    except ValueError as broken:
         raise BuildError(f"a guest kernel module is not one: {broken}") from None
     facts: dict[str, list[str]] = {}
     for item in section.split(b"\0"):
@@ -120,21 +120,6 @@ def modinfo(module: bytes) -> dict[str, list[str]]:
         if key:
             facts.setdefault(key, []).append(value)
     return facts
-
-
-def _section(elf: bytes, wanted: bytes) -> bytes:
-    """Return a section of a 64-bit little-endian ELF file by its name; nothing when it has none."""
-    if elf[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("no 64-bit ELF file")
-    offset = struct.unpack_from("<Q", elf, 0x28)[0]
-    size, count, names_at = struct.unpack_from("<HHH", elf, 0x3A)
-    headers = [struct.unpack_from("<IIQQQQ", elf, offset + index * size) for index in range(count)]
-    names = headers[names_at]
-    strings = elf[names[4] : names[4] + names[5]]
-    for header in headers:
-        if strings[header[0] :].split(b"\0", 1)[0] == wanted:
-            return elf[header[4] : header[4] + header[5]]
-    return b""
 
 
 def _softdeps(line: str) -> list[str]:

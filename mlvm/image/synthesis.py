@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from mlvm.image.accounts import Accounts
 from mlvm.image.certificates import add_certificates
+from mlvm.image.library_cache import add_library_cache
 from mlvm.image.merged import MERGED
 from mlvm.image.pam import add_pam
 from mlvm.image.tree import Tree
@@ -110,10 +111,13 @@ def synthesize(tree: Tree, scripts: Scripts, accounts: Accounts, *, python: str)
     _logs(tree, accounts)
     add_pam(tree)
     add_certificates(tree)
+    add_library_cache(tree)
     for alternative in scripts.alternatives:
         _alternative(tree, alternative)
     _overrides(tree, scripts, accounts)
-    _units(tree, scripts)
+    for unit, enabled in scripts.units.items():
+        if enabled:
+            enable(tree, unit)
 
 
 def _merge_usr(tree: Tree) -> None:
@@ -172,13 +176,6 @@ def _overrides(tree: Tree, scripts: Scripts, accounts: Accounts) -> None:
         if (node := tree.nodes.get(override.path)) is not None:
             owner, group = accounts.uid(override.user), accounts.gid(override.group)
             tree.put(override.path, replace(node, mode=override.mode, uid=owner, gid=group))
-
-
-def _units(tree: Tree, scripts: Scripts) -> None:
-    """Enable the units that scripts enable and the image keeps."""
-    for unit, enabled in scripts.units.items():
-        if enabled:
-            enable(tree, unit)
 
 
 def enable(tree: Tree, unit: str) -> None:

@@ -8,7 +8,7 @@ would be half installed, so a lock with it is refused: `unknown_effects` says wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlvm.errors import ResolveError
@@ -147,9 +147,25 @@ _BOOKWORM = Scripts(
     units=_UNITS,
     seen=_SEEN,
 )
+_UPGRADES_ONLY = "put in place while upgrading from a release whose /usr was not merged, and removed again"
+_TRIXIE = replace(
+    _BOOKWORM,
+    groups={**_GROUPS, "clock": 107},
+    units={**_UNITS, "ssh-agent.socket": False, "sshd-keygen.service": False},
+    seen={
+        **_SEEN,
+        Found(Effect.DIVERSION, "/$d"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/lib64"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/lib64/ld-linux-x86-64.so.2"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$lib"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$file"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/usr/bin/$tool"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/usr/sbin/sshd"): _UPGRADES_ONLY,
+    },
+)
 
 #: Release -> what the builder does in place of its scripts.
-RELEASES: Mapping[str, Scripts] = {"bookworm": _BOOKWORM, "trixie": _BOOKWORM}
+RELEASES: Mapping[str, Scripts] = {"bookworm": _BOOKWORM, "trixie": _TRIXIE}
 
 
 def scripts_of(release: str) -> Scripts:
