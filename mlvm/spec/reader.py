@@ -142,7 +142,7 @@ def _choose_pair(values: dict[str, Any], node: Keyed, at: Place) -> None:
 def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
     """Return the spec of a joined sheet; None when there are complaints, after the last ones have been made."""
     values = {key: value for key, value in sheet.values.items() if key != "schema"}
-    python = values.get("python", Spec.__dataclass_fields__["python"].default)
+    python = values.get("python", Spec(name="any").python)
     for limit, mark in sheet.limits:
         if FULL_PYTHON[python] not in limit:
             Place(report=report, path="requirements").complain(
