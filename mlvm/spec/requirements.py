@@ -27,7 +27,7 @@ MOST_BYTES = 4 * 1024 * 1024
 MOST_FILES = 50
 
 #: What JSON Schema can say of a requirement: a name, then anything but a URL.
-ROUGHLY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:[ \[(<>=!~;][^@]*)?"
+ROUGHLY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?: *(?:[\[(<>!~;]|==)[^@]*)?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
