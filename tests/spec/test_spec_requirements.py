@@ -168,8 +168,8 @@ def test_a_pyproject(tmp_path: Path) -> None:
         (
             ">=3.11",
             ">=3.12",
-            "pyproject.toml:3:1: requirements: `requires-python` (>=3.12) leaves out python 3.11.2; use "
-            '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `python: "3.13"`',
+            ("pyproject.toml:3:1: requirements: `requires-python` (>=3.12) leaves out python 3.11.2; use "
+            '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `python: "3.13"`'),
         ),
         (">=3.11", "new", "pyproject.toml:3:1: requirements: `project.requires-python` is not a version specifier"),
         (
@@ -180,11 +180,11 @@ def test_a_pyproject(tmp_path: Path) -> None:
         (
             "[project]",
             "[tool.poetry]",
-            "pyproject.toml:1:1: requirements: there is no `[project]` table with `dependencies` "
-            "(Poetry's own table is not read)",
+            ("pyproject.toml:1:1: requirements: there is no `[project]` table with `dependencies` "
+            "(Poetry's own table is not read)"),
         ),
-        ("[project]", "[project", "pyproject.toml:1:9: requirements: this is not TOML: "
-         "Expected ']' at the end of a table declaration"),
+        ("[project]", "[project", ("pyproject.toml:1:9: requirements: this is not TOML: "
+         "Expected ']' at the end of a table declaration")),
     ],
 )  # fmt: skip
 def test_a_bad_pyproject(tmp_path: Path, old: str, new: str, complaint: str) -> None:
