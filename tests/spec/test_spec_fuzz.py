@@ -64,6 +64,9 @@ def answer(text: str) -> None:
 @example("- " * 5000)
 @example("? " * 5000)
 @example("=: 1")
+@example("packages: ['a; " + "(" * 900 + "']")
+@example("packages: ['a; " + "(" * 9000 + "']")
+@example("packages: ['a==" + "9" * 9000 + "']")
 def test_any_text(text: str) -> None:
     answer(text)
 
