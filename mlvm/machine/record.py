@@ -56,13 +56,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def save(record: Record) -> None:
-    """Write the record; its folder must be there."""
+def save(record: Record, *, folder: Path | None = None) -> None:
+    """Write the record to its folder, or to `folder`, where it is being made; that must be there."""
     document = asdict(record)
     del document["home"]
-    write_whole(
-        record.folder / "machine.json", json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n"
-    )
+    text = json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n"
+    write_whole((folder or record.folder) / "machine.json", text)
 
 
 def load(home: Home, name: str) -> Record | None:

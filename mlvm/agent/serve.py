@@ -1,0 +1,129 @@
+"""One thread per port, one conversation per client.
+
+A request is answered with {"ok": ...} or {"error": "..."}; nothing a client sends ends the agent. A vanished
+client ends the program it was streaming (see `programs`), never a Jupyter kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from . import files, guest, kernels, ports, programs
+from .wire import Message, Replaced, Vanished, Wire
+from .world import VERSION, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Port = ports.VirtioPort | ports.SocketPort
+
+
+class Agent:
+    """What requests act on: the world, and the kernels that live in it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.kernels = kernels.Kernels(world)
+        #: Requests with one answer; the others speak over the wire for as long as they take.
+        self.answers: dict[str, Callable[[Message], object]] = {
+            "ping": lambda _: self.greeting(),
+            "configure": lambda request: guest.configure(world, request),
+            "clock": lambda request: guest.set_clock(request["time"]),
+            "sync": lambda _: os.sync(),
+            "poweroff": lambda _: guest.power_off(),
+            "kernel_start": self.kernels.start,
+            "kernel_poll": self.kernels.poll,
+            "kernel_signal": self.kernels.signal,
+            "kernel_log": self.kernels.log,
+        }
+        self.conversations: dict[str, Callable[[World, Wire, Message], None]] = {
+            "exec": programs.execute,
+            "put": files.put,
+            "get": files.get,
+        }
+
+    def greeting(self) -> Message:
+        """Say who is here."""
+        system = os.uname()
+        return {
+            "agent": VERSION,
+            "hostname": system.nodename,
+            "kernel": system.release,
+            "python": sys.version.split()[0],
+            "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+            "time": time.time(),
+        }
+
+    def serve(self, port: Port) -> None:
+        """Serve one client of `port` after another, for ever."""
+        while True:
+            wire = Wire(port.wait())
+            try:
+                self.converse(wire)
+            except Vanished:
+                port.lost()
+
+    def converse(self, wire: Wire) -> None:
+        """Answer requests until the client vanishes; what comes before its `hello` is thrown away."""
+        greeted = False
+        while True:
+            try:
+                request = wire.receive()
+                if greeted:
+                    self.answer(wire, request)
+            except Replaced as replaced:
+                greeted = True
+                wire.greet({"hello": replaced.message.get("nonce"), **self.greeting()})
+
+    def answer(self, wire: Wire, request: Message) -> None:
+        """Answer one request; whatever goes wrong is the answer."""
+        name = str(request.get("op"))
+        try:
+            if conversation := self.conversations.get(name):
+                conversation(self.world, wire, request)
+            elif answer := self.answers.get(name):
+                wire.queue({"ok": answer(request)})
+            else:
+                wire.queue({"error": f"there is no `{name}`"})
+        except (Vanished, Replaced):
+            raise
+        except KeyError as missing:
+            wire.queue({"error": f"`{name}` needs {missing}"})
+        except OSError as failed:
+            wire.queue(
+                {"error": failed.strerror or str(failed), "errno": failed.errno, "path": failed.filename}
+            )
+        except Exception as wrong:
+            wire.queue({"error": str(wrong) or type(wrong).__name__})
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the end; `--sockets` and what follows it let tests run the agent on the host."""
+    pairs = zip(arguments[::2], arguments[1::2])  # noqa: B905 - not in 3.9
+    chosen = {name.lstrip("-").replace("-", "_"): value for name, value in pairs}
+    sockets = chosen.pop("sockets", None)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
+    agent = Agent(World(**chosen))
+    found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
+    announce("mlvm-agent: listening" if not sockets else "")
+    threads = [threading.Thread(target=agent.serve, args=(port,)) for port in found]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def announce(text: str) -> None:
+    """Tell whoever reads the console that the agent is there."""
+    if text:
+        try:
+            with open("/dev/console", "w") as console:  # noqa: PTH123
+                console.write(f"\r{text}\r\n")
+        except OSError as failed:
+            sys.stderr.write(f"no console: {failed}\n")

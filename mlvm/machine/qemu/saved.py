@@ -1,0 +1,103 @@
+"""A suspended machine's RAM and devices, in one file of its folder.
+
+QEMU may start no program and open no file of its own choosing, so it writes to a descriptor handed over by
+QMP. The file appears under its name only when it is whole, and is removed before the machine goes on: RAM
+that is older than the disk would ruin the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+
+from mlvm import files
+from mlvm.errors import MachineError
+from mlvm.machine.qemu.qmp import Monitor
+from mlvm.machine.qemu.run_record import Run
+from mlvm.machine.record import Record
+
+STATE = "suspended.ram"
+KEY = "suspended.json"
+#: Seconds that saving or restoring may take: some GiB on a slow disk.
+DEADLINE = 600.0
+#: Bytes a second; QEMU's own limit is meant for networks.
+BANDWIDTH = 16 * 1024**3
+
+
+def exists(record: Record) -> bool:
+    """Tell whether the machine is suspended."""
+    return (record.folder / STATE).exists()
+
+
+def forget(record: Record) -> None:
+    """Throw the saved state away."""
+    (record.folder / STATE).unlink(missing_ok=True)
+    (record.folder / KEY).unlink(missing_ok=True)
+
+
+def save(record: Record, run: Run, monitor: Monitor) -> None:
+    """Stop the guest and write its RAM and devices; on failure it goes on running."""
+    monitor.execute("stop")
+    try:
+        with files.writing(record.folder / STATE, mode=0o600) as stream:
+            monitor.execute("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+            monitor.hand_over("saved", stream.fileno())
+            monitor.execute("migrate", uri="fd:saved")
+            _wait(monitor, f"cannot save machine `{record.name}`")
+            key = {name: getattr(run, name) for name in ("qemu_version", "accelerator", "command")}
+            document = {**key, "ssh_port": run.ssh_port, "ports": run.ports}
+            files.write_whole(record.folder / KEY, json.dumps(document) + "\n", mode=0o600)
+    except BaseException:
+        with suppress(MachineError):
+            monitor.execute("cont")
+        raise
+
+
+def load_key(record: Record) -> dict[str, object]:
+    """Return what the saved state was made with. Raises MachineError when it cannot be read."""
+    try:
+        document: dict[str, object] = json.loads((record.folder / KEY).read_text())
+    except (OSError, ValueError) as broken:
+        raise _unusable(record, str(broken)) from None
+    return document
+
+
+def check_fits(record: Record, key: dict[str, object], **now: str) -> None:
+    """Raise MachineError unless the saved state was made by the same QEMU with the same command line."""
+    for name, words in (
+        ("qemu_version", "QEMU"),
+        ("accelerator", "the accelerator"),
+        ("command", "the machine's shape"),
+    ):
+        if key.get(name) != now[name]:
+            was = "" if name == "command" else f" from {key.get(name)} to {now[name]}"
+            raise _unusable(record, f"{words} has changed{was}")
+
+
+def restore(record: Record, monitor: Monitor) -> None:
+    """Read the state into a QEMU that waits for it, and let the guest go on."""
+    with (record.folder / STATE).open("rb") as stream:
+        monitor.hand_over("saved", stream.fileno())
+        monitor.execute("migrate-incoming", uri="fd:saved")
+        _wait(monitor, f"cannot resume machine `{record.name}`")
+    forget(record)
+    monitor.execute("cont")
+
+
+def _wait(monitor: Monitor, what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while (answer := monitor.execute("query-migrate")).get("status") != "completed":
+        if answer.get("status") in ("failed", "cancelled"):
+            raise MachineError(what, details=str(answer.get("error-desc", "")))
+        if time.monotonic() > deadline:
+            monitor.execute("migrate_cancel")
+            raise MachineError(f"{what}: not done in {DEADLINE:.0f} s")
+        time.sleep(0.02)
+
+
+def _unusable(record: Record, why: str) -> MachineError:
+    return MachineError(
+        f"machine `{record.name}` cannot go on from where it was suspended: {why}",
+        hint=f"`mlvm stop {record.name}` throws the saved state away and keeps the disk",
+    )
