@@ -24,6 +24,7 @@ from typing import IO
 from mlvm.errors import GuestError, MachineError
 from mlvm.events import Observer
 from mlvm.kernel.ports import PORT_NAMES
+from mlvm.machine import record as records
 from mlvm.machine.guest import Finished, GuestKernelProcess
 from mlvm.machine.provider import Condition, State
 from mlvm.machine.record import Record
@@ -332,3 +333,11 @@ def loopback(folder: Path) -> Iterator[LoopbackProvider]:
 def loopback_record(home: Home, name: str) -> Record:
     """Return the record of a machine that only a loopback provider knows."""
     return Record(name=name, provider="loopback", image_id="0" * 64, project="/nowhere", home=home)
+
+
+def write_record(home: Home, name: str, project: Path) -> Record:
+    """Write the record of a loopback machine of a project, as if it had been made."""
+    record = Record(name=name, provider="loopback", image_id="0" * 64, project=str(project), home=home)
+    record.folder.mkdir(parents=True)
+    records.save(record)
+    return record

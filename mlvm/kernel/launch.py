@@ -132,6 +132,14 @@ class LiveKernel:
         self.signal(9)
         self.close()
 
+    def leave_behind(self) -> bool:
+        """Give up a kernel that cannot be asked to end, because its machine is suspended; return whether it is so."""
+        self.poll()
+        if self._asleep and self._code is None:
+            self._end(LOST, f"machine `{self.record.name}` is suspended, its kernel with it")
+            return True
+        return False
+
     def _end(self, code: int, reason: str) -> None:
         self._code, self.reason = code, reason
 

@@ -50,6 +50,7 @@ class MlvmProvisioner(KernelProvisionerBase):
     machine = Unicode(config=True, help="Name of the machine")
 
     _kernel: launch.LiveKernel | None = None
+    _left_behind: launch.LiveKernel | None = None
     _lost = False
     _asked_to_restart = False
 
@@ -109,6 +110,9 @@ class MlvmProvisioner(KernelProvisionerBase):
         kept = {name: port for name in PORT_NAMES if (port := getattr(manager, name))}
         connection = {"key": manager.session.key.decode(), **keys}
         self._kernel = await self._start(connection, env=kwargs["env"], kept=kept)
+        if self._left_behind is not None:
+            await asyncio.to_thread(self._left_behind.signal, 9)
+            self._left_behind = None
         reached = {
             "transport": "tcp",
             "ip": "127.0.0.1",
@@ -154,6 +158,9 @@ class MlvmProvisioner(KernelProvisionerBase):
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that a person wants this restart: only the restarter after a death does not ask the kernel first."""
         self._asked_to_restart = restart
+        kernel = self._kernel
+        if kernel is not None and await asyncio.to_thread(kernel.leave_behind):
+            self._left_behind = kernel
 
     async def cleanup(self, restart: bool = False) -> None:
         """Take back the ports. The machine stays: it is no part of a kernel's life."""

@@ -70,7 +70,7 @@ class CellKernel:
         try:
             self._manager.start_kernel()
             self._client = self._manager.client()
-            self._client.start_channels(hb=False, control=False)
+            self._client.start_channels(hb=False)
             self._wait_until_ready()
         except KernelError as error:
             self.close()

@@ -421,6 +421,19 @@ def test_a_suspended_machine_keeps_its_kernel(
     assert execute(client, "print(kept + 1)")[1] == "42\n"
 
 
+def test_a_restart_in_a_suspended_machine_resumes_it(
+    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider
+) -> None:
+    (old,) = provider.guests["box"].kernels.values()
+    provider.suspend(loopback_record(Home.find(), "box"), observer=SILENT)
+
+    manager.restart_kernel()
+
+    client.wait_for_ready(timeout=WAIT)
+    assert execute(client, "print(1)")[1] == "1\n"
+    assert old.wait(10) == -9
+
+
 def test_stopping_the_machine_ends_its_kernel(
     manager: KernelManager,
     client: BlockingKernelClient,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import LoopbackProvider, loopback
+from fakes import LoopbackProvider, loopback, write_record
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -14,6 +14,7 @@ from mlvm.errors import MlvmError
 from mlvm.events import Observer
 from mlvm.kernel import launch
 from mlvm.machine import record as records
+from mlvm.machine import table
 from mlvm.machine.record import Record
 from mlvm.paths import Home
 
@@ -29,21 +30,14 @@ def provider(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Ite
             return record, made, made.start(record, None, observer=observer)
 
         monkeypatch.setattr(launch, "open_machine", open_machine)
+        monkeypatch.setattr(table, "provider_for", lambda record: made)
         yield made
 
 
 @pytest.fixture
 def machine(home: Home, tmp_path: Path) -> Record:
     """The record of machine `box`."""
-    return make_machine(home, "box", tmp_path)
-
-
-def make_machine(home: Home, name: str, project: Path) -> Record:
-    """Write the record of a loopback machine."""
-    record = Record(name=name, provider="loopback", image_id="0" * 64, project=str(project), home=home)
-    record.folder.mkdir(parents=True)
-    records.save(record)
-    return record
+    return write_record(home, "box", tmp_path)
 
 
 @pytest.fixture
@@ -61,5 +55,3 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interacti
     InteractiveShell.clear_instance()
     if hasattr(MlvmError, "_render_traceback_"):
         del MlvmError._render_traceback_
-
-
