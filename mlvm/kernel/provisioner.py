@@ -166,6 +166,12 @@ class MlvmProvisioner(KernelProvisionerBase):
         """Take back the ports. The machine stays: it is no part of a kernel's life."""
         await self._forget()
 
+    def discard(self) -> None:
+        """Kill the kernel without an event loop or a thread: there are none any more when an interpreter exits."""
+        kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            kernel.discard()
+
     async def get_provisioner_info(self) -> dict[str, Any]:
         """Return what another process needs to go on with this kernel."""
         info: dict[str, Any] = await super().get_provisioner_info()

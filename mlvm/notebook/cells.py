@@ -21,6 +21,7 @@ from traitlets import Type
 
 from mlvm.errors import KernelError, MlvmError
 from mlvm.kernel import kernelspec
+from mlvm.kernel.provisioner import MlvmProvisioner
 
 Message = dict[str, Any]
 
@@ -95,6 +96,12 @@ class CellKernel:
             self._client = None
         if self._manager.has_kernel:
             self._manager.shutdown_kernel(now=not self.alive())
+
+    def discard(self) -> None:
+        """Kill the kernel while the interpreter exits, when nothing asynchronous works any more."""
+        if isinstance(self._manager.provisioner, MlvmProvisioner):
+            self._manager.provisioner.discard()
+        self._manager.cleanup_connection_file()
 
     def run(self, code: str, shell: Any) -> Result | None:
         """Run `code`; show its outputs through `shell` as they come; return its value, if it has one.

@@ -20,6 +20,8 @@ from mlvm.events import Observer
 TICK = 0.25
 #: Lines of the guest's console that are shown while it boots.
 CONSOLE_LINES = 4
+#: Characters of it that are kept for that.
+CONSOLE_KEPT = 4000
 
 STYLE = "font-family: var(--jp-code-font-family, monospace); font-size: 90%; white-space: pre-wrap"
 
@@ -48,7 +50,7 @@ class CellProgress(Observer):
         self._guard = threading.Lock()
         self._lines: list[Line] = []
         self._notes: list[str] = []
-        self._console: list[str] = []
+        self._console = ""
         self._failed: MlvmError | None = None
         self._over = threading.Event()
         self._handle: Any = None
@@ -70,14 +72,14 @@ class CellProgress(Observer):
             self._ticker.join()
         with self._guard:
             if kind is None:
-                self._console.clear()
+                self._console = ""
         self._draw()
 
     def stage_started(self, stage: str, detail: str = "") -> None:
         """Add a line."""
         with self._guard:
             self._lines.append(Line(stage=stage, detail=detail, began=time.monotonic()))
-            self._console.clear()
+            self._console = ""
 
     def stage_progress(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Change the stage's line."""
@@ -99,8 +101,7 @@ class CellProgress(Observer):
     def console(self, text: str) -> None:
         """Keep the console's last lines."""
         with self._guard:
-            kept = "\n".join(self._console) + text.replace("\r", "")
-            self._console = [line for line in kept.split("\n") if line.strip()][-CONSOLE_LINES:]
+            self._console = (self._console + text.replace("\r", ""))[-CONSOLE_KEPT:]
 
     def text(self) -> str:
         """Return the state as plain text."""
@@ -108,7 +109,7 @@ class CellProgress(Observer):
             lines = [self.title]
             lines += [f"  {_mark(line)} {line.stage:<13} {_said(line)}".rstrip() for line in self._lines]
             lines += [f"  {note}" for note in self._notes]
-            lines += [f"  | {line}" for line in self._console]
+            lines += [f"  | {line}" for line in self._console_lines()]
             return "\n".join(lines)
 
     def html(self) -> str:
@@ -116,12 +117,15 @@ class CellProgress(Observer):
         with self._guard:
             rows = "".join(_row(line) for line in self._lines)
             notes = "".join(f"<div>{escape(note)}</div>" for note in self._notes)
-            console = escape("\n".join(self._console))
+            console = escape("\n".join(self._console_lines()))
         shown = f'<div style="opacity: .6">{console}</div>' if console else ""
         return f'<div style="{STYLE}"><b>{escape(self.title)}</b><table>{rows}</table>{notes}{shown}</div>'
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         return {"text/plain": self.text(), "text/html": self.html()}
+
+    def _console_lines(self) -> list[str]:
+        return [line for line in self._console.split("\n") if line.strip()][-CONSOLE_LINES:]
 
     def _open_line(self, stage: str) -> Line | None:
         return next(

@@ -75,6 +75,11 @@ class MlvmMagics(Magics):
         while self.kernels:
             self.kernels.popitem()[1].close()
 
+    def discard(self) -> None:
+        """Kill every kernel of this shell while the interpreter exits."""
+        while self.kernels:
+            self.kernels.popitem()[1].discard()
+
     def _up(self, arguments: Any) -> None:
         from mlvm.project import Project  # noqa: PLC0415  (brings every room with it)
 
@@ -151,7 +156,7 @@ def register(shell: Any) -> None:
     magics = MlvmMagics(shell)
     shell.register_magics(magics)
     # A kernel in a machine is no child of this process: nobody else would end it with the notebook.
-    atexit.register(magics.close)
+    atexit.register(magics.discard)
 
 
 def _require(home: Home, name: str) -> Record:
