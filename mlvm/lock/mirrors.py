@@ -1,0 +1,71 @@
+"""Where Debian packages come from: canonical places in the lock, a nearer mirror for whoever has one.
+
+A lock names the canonical archive and its history, so that it means the same to everybody. `MLVM_DEBIAN_MIRROR` (the
+part before `/debian` and `/debian-security`) is tried first when resolving and fetching, and never written down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from mlvm.download import Wanted
+from mlvm.lock.document import Archive, DebianPackage, Lock
+
+MIRROR = "http://deb.debian.org"
+SNAPSHOT = "https://snapshot.debian.org/archive"
+
+
+def archives(release: str, timestamp: str) -> tuple[Archive, ...]:
+    """Return the two archives of a release: the main one (with updates) and security."""
+    return (
+        Archive(
+            name=release,
+            uri=f"{MIRROR}/debian",
+            snapshot=f"{SNAPSHOT}/debian",
+            suite=release,
+            components=("main",),
+            timestamp=timestamp,
+        ),
+        Archive(
+            name=f"{release}-security",
+            uri=f"{MIRROR}/debian-security",
+            snapshot=f"{SNAPSHOT}/debian-security",
+            suite=f"{release}-security",
+            components=("main",),
+            timestamp=timestamp,
+        ),
+    )
+
+
+def nearest(uri: str) -> str:
+    """Return `uri`, or the same place on the mirror that the user prefers."""
+    mirror = os.environ.get("MLVM_DEBIAN_MIRROR", "").rstrip("/")
+    return mirror + uri.removeprefix(MIRROR) if mirror and uri.startswith(MIRROR) else uri
+
+
+def wanted_debs(lock: Lock, packages: Iterable[DebianPackage]) -> list[Wanted]:
+    """Return what to fetch for `packages`, each with all its places."""
+    return [
+        Wanted(
+            name=f"{package.name} {package.version}",
+            urls=tuple(dict.fromkeys(place for url in lock.urls(package) for place in (nearest(url), url))),
+            sha256=package.sha256,
+            size=package.size,
+        )
+        for package in packages
+    ]
+
+
+def wanted_wheels(lock: Lock) -> list[Wanted]:
+    """Return what to fetch for the Python part."""
+    wheels = [(package, wheel) for package in lock.python.packages for wheel in package.wheels or ()]
+    return [
+        Wanted(
+            name=f"{package.name} {package.version}",
+            urls=(wheel.url or "",),
+            sha256=wheel.hashes["sha256"],
+            size=wheel.size,
+        )
+        for package, wheel in wheels
+    ]
