@@ -22,6 +22,9 @@ LINE_LIMIT = 1024 * 1024
 #: A program's output is read no further while this much waits to be sent.
 OUTPUT_LIMIT = 4 * CHUNK
 
+#: How often a descriptor is read before its messages are looked at.
+READS = 16
+
 Message = dict[str, Any]
 
 
@@ -55,6 +58,8 @@ class Wire:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._in = bytearray()
+        #: How much of it holds no line end, as we know already.
+        self._searched = 0
         self._skipping = False
         self._out = bytearray()
 
@@ -64,22 +69,27 @@ class Wire:
         return len(self._out)
 
     def fill(self) -> None:
-        """Read what has arrived, if anything. Raises Vanished when nobody is there."""
-        try:
-            data = os.read(self.fd, 65536)
-        except BlockingIOError:
-            return
-        except OSError as gone:
-            raise Vanished from gone
-        if not data:
-            raise Vanished
-        self._in += data
+        """Read what has arrived, if anything. Raises Vanished when nobody is there.
+
+        A port hands out a page at a time, so a few are asked for at once.
+        """
+        for _ in range(READS):
+            try:
+                data = os.read(self.fd, 65536)
+            except BlockingIOError:
+                return
+            except OSError as gone:
+                raise Vanished from gone
+            if not data:
+                raise Vanished
+            self._in += data
 
     def take(self) -> Message | None:
         """Return the next whole message that has arrived, or None. Raises Replaced for a `hello`."""
-        while (end := self._in.find(b"\n")) >= 0:
-            line = bytes(self._in[:end])
+        while (end := self._in.find(b"\n", self._searched)) >= 0:
+            line = bytes(memoryview(self._in)[:end])
             del self._in[: end + 1]
+            self._searched = 0
             if self._skipping:
                 self._skipping = False
                 continue
@@ -92,6 +102,7 @@ class Wire:
         if len(self._in) > LINE_LIMIT:
             self._in.clear()
             self._skipping = True
+        self._searched = len(self._in)
         return None
 
     def receive(self) -> Message:

@@ -1,7 +1,8 @@
 """Make a machine: its folder with record, disk and keys, whole or not at all.
 
-A machine belongs to one project and one image for its life: its disk holds changes *to that image*, and means nothing
-on top of another one. What the spec says of shape, ports and environment may change between two starts.
+A machine belongs to one project and one image for its life: its disk holds changes *to that image*, and means
+nothing on top of another one. What the spec says of shape, ports and environment may change between two
+starts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The only way into a running machine, whatever runs it.
 
-A provider hands out an object that obeys `Guest`; everything above (kernels, `mlvm run`, tests) knows nothing else.
+A provider hands out an object that obeys `Guest`; everything above (kernels, `mlvm run`, tests) knows nothing
+else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What every provider promises, and the table of providers.
 
 Contract, in words: a provider's methods are safe to call twice and from two processes at once (they hold the
-machine's file lock); looking (`state`) never fails and never changes anything; `start` returns when the agent in the
-guest has answered; after any error the next `start` works or says why it cannot.
+machine's file lock); looking (`state`) never fails and never changes anything; `start` returns when the agent
+in the guest has answered; after any error the next `start` works or says why it cannot.
 """
 
 from __future__ import annotations

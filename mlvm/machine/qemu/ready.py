@@ -107,15 +107,17 @@ def wait_ready(
     Raises StageTimeout naming the stage, or MachineError when the guest kernel panicked or QEMU ended.
     """
     progress = _Progress(observer, first)
-    nonce = session.hello()
+    nonce = ""
     while True:
         if new := machine.console.more():
             observer.console(new)
             progress.see(machine.console.text)
         try:
+            nonce = nonce or session.hello()
             session.fill(0.05)
         except GuestError:
             _check_end(machine, progress.stage)
+            time.sleep(0.01)
         if session.take_greeting(nonce):
             progress.finish()
             return

@@ -1,0 +1,178 @@
+"""The command line as whole lists: whoever changes it sees here what he changed."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlvm.errors import MlvmError
+from mlvm.image.document import Artifact, Image
+from mlvm.machine.qemu import argv
+from mlvm.machine.qemu.host import Accelerator, HostProbe
+from mlvm.machine.record import Record
+from mlvm.paths import Home
+from mlvm.spec.document import GIB, MachineShape, PortForward
+
+
+def artifact(name: str, suffix: str = ".erofs") -> Artifact:
+    return Artifact(name=name, id="0" * 64, path=Path(f"/store/{name}{suffix}"), sha256="1" * 64, size=1)
+
+
+HOST = HostProbe(
+    qemu="/usr/bin/qemu-system-x86_64",
+    qemu_version="7.2.22",
+    page_size=4096,
+    cpus=8,
+    memory=16 * GIB,
+    boot_id="boot",
+)
+IMAGE = Image(
+    id="i" * 64,
+    name="box",
+    python="3.11",
+    debian="bookworm",
+    kernel_release="6.1",
+    layers=(artifact("system"), artifact("agent")),
+    vmlinuz=artifact("vmlinuz", ""),
+    initramfs=artifact("initramfs", ".cpio"),
+    tools=Path("/store/tools"),
+)
+RECORD = Record(
+    name="box",
+    provider="qemu",
+    image_id=IMAGE.id,
+    project="/home/me/project",
+    shape=MachineShape(cpus=3, memory=GIB),
+    ports=(PortForward(guest=8888, host=8888),),
+    env=(("TOKEN", "secret"),),
+    home=Home(data=Path("/data"), cache=Path("/cache"), runtime=Path("/run/mlvm")),
+)
+LAUNCH = argv.Launch(record=RECORD, image=IMAGE, host=HOST, accelerator=Accelerator.TCG)
+LOG = "logfile=/data/machines/box/console.log,logappend=off"
+SOCKETS = "/run/mlvm/26f8567f2569"
+
+
+def test_the_whole_line() -> None:
+    agent_ports = [
+        word
+        for number in range(8)
+        for word in (
+            *("-chardev", f"socket,id=agent{number},path={SOCKETS}/agent-{number}.sock,server=on,wait=off"),
+            *("-device", f"virtserialport,chardev=agent{number},name=mlvm.{number},nr={number + 1}"),
+        )
+    ]
+    assert argv.command_line(LAUNCH) == [
+        "/usr/bin/qemu-system-x86_64",
+        *("-name", "guest=mlvm-box"),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-machine", "q35,memory-backend=ram,vmport=off,usb=off"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max", "-rtc", "base=utc", "-no-reboot"),
+        *("-smp", "3"),
+        *("-object", "memory-backend-ram,id=ram,size=1024M", "-m", "1024M"),
+        *("-kernel", "/store/vmlinuz", "-initrd", "/store/initramfs.cpio"),
+        *("-append", "mlvm.layers=system,agent console=ttyS0 panic=-1 net.ifnames=0 loglevel=6"),
+        *(
+            "-blockdev",
+            "driver=file,filename=/store/system.erofs,node-name=file-system,read-only=on,locking=off",
+        ),
+        *("-blockdev", "driver=raw,file=file-system,node-name=system,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=system,serial=system"),
+        *(
+            "-blockdev",
+            "driver=file,filename=/store/agent.erofs,node-name=file-agent,read-only=on,locking=off",
+        ),
+        *("-blockdev", "driver=raw,file=file-agent,node-name=agent,read-only=on"),
+        *("-device", "virtio-blk-pci,drive=agent,serial=agent"),
+        "-blockdev",
+        "driver=file,filename=/data/machines/box/overlay.img,node-name=file-overlay,discard=unmap,locking=on",
+        "-blockdev",
+        "driver=raw,file=file-overlay,node-name=overlay,discard=unmap,detect-zeroes=unmap",
+        *("-device", "virtio-blk-pci,drive=overlay,serial=overlay"),
+        *("-netdev", "user,id=net,restrict=off,ipv6=off"),
+        *("-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-rng-pci", "-device", "vmgenid,guid=auto"),
+        "-chardev",
+        f"socket,id=console,path={SOCKETS}/console.sock,server=on,wait=off,{LOG}",
+        *("-serial", "chardev:console"),
+        *("-device", "virtio-serial-pci,max_ports=9", *agent_ports),
+        *("-chardev", f"socket,id=monitor,path={SOCKETS}/qmp.sock,server=on,wait=off"),
+        *("-mon", "chardev=monitor,mode=control"),
+    ]
+
+
+def test_a_resumed_machine_waits_for_its_state() -> None:
+    assert argv.command_line(replace(LAUNCH, incoming=True)) == [
+        *argv.command_line(LAUNCH), "-incoming", "defer"
+    ]  # fmt: skip
+
+
+def test_kvm_takes_the_hosts_cpu() -> None:
+    assert argv.machine_args(Accelerator.KVM)[2:6] == ["-accel", "kvm", "-cpu", "host"]
+
+
+def test_network_none_lets_only_forwards_pass() -> None:
+    assert argv.network_args("none")[1] == "user,id=net,restrict=on,ipv6=off"
+
+
+def test_more_words_for_the_guest_kernel() -> None:
+    assert argv.kernel_args(IMAGE, ("debug", "nosmp"))[-1].endswith(" loglevel=6 debug nosmp")
+
+
+def test_nothing_of_the_environment_is_on_the_line() -> None:
+    assert "secret" not in " ".join(argv.command_line(LAUNCH))
+
+
+def test_nothing_listens_on_the_network() -> None:
+    assert not [word for word in argv.command_line(LAUNCH) if "hostfwd" in word or "tcp" in word.split(":")]
+
+
+def test_a_socket_path_that_is_too_long() -> None:
+    home = replace(RECORD.home, runtime=Path("/" + "long/" * 25))
+
+    with pytest.raises(MlvmError, match="longer than 103 bytes"):
+        argv.command_line(replace(LAUNCH, record=replace(RECORD, home=home)))
+
+
+@pytest.mark.boot
+def test_hostile_paths_reach_qemu_unharmed(tmp_path: Path) -> None:
+    """QEMU itself opens what we name, commas, spaces, quotes and all."""
+    folder = tmp_path / "a,b=c d'e\"f,,g"
+    folder.mkdir()
+    disk = folder / "disk,read-only=on.img"
+    disk.write_bytes(bytes(1024 * 1024))
+    monitor = folder / "m,n.sock"
+    command = [
+        "qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "none",
+        *argv.layer_args(replace(artifact("layer"), path=disk))[:4], *argv.monitor_args(monitor),
+    ]  # fmt: skip
+    child = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            for _ in range(200):
+                try:
+                    client.connect(str(monitor))
+                    break
+                except OSError:
+                    assert child.poll() is None, child.communicate()[1]
+            client.settimeout(5)
+            assert b"QMP" in client.recv(4096)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@given(st.text())
+def test_no_value_can_add_an_option(value: str) -> None:
+    """QEMU splits at a comma that is not doubled: none of a value's is left single."""
+    text = argv.option("a", key=value)
+    parts = text.replace(",,", "").split(",")
+
+    assert len(parts) == 2
+    assert text.removeprefix("a,key=").replace(",,", ",") == value
