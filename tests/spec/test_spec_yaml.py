@@ -34,7 +34,10 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("python: 3.11", '2:9: python: `3.11` without quotes is a number to YAML; write "3.11"'),
         ("network: no", "2:10: network: `no` without quotes is a truth value to YAML; write `none`"),
         ("network: off", "2:10: network: `off` without quotes is a truth value to YAML; write `none`"),
-        ("network: on", "2:10: network: `on` without quotes is a truth value to YAML; write `user` or `none`"),
+        (
+            "network: on",
+            "2:10: network: `on` without quotes is a truth value to YAML; write `user` or `none`",
+        ),
         ("env: {A: yes}", '2:10: env.A: `yes` without quotes is the truth value true to YAML; write "yes"'),
         ("env: {A: 1.10}", '2:10: env.A: `1.10` without quotes is the number 1.1 to YAML; write "1.10"'),
         ("env: {A: 1e3}", '2:10: env.A: `1e3` without quotes is a number to YAML; write "1e3"'),
@@ -66,7 +69,10 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("env: {A: x, A: y}", "2:13: `A` is there twice; the first is in line 2"),
         ("env: &a {A: x}", "2:6: anchors (`&a`) are not used in specs: write the value out"),
         ("env: *a", "2:6: aliases (`*a`) are not used in specs: write the value out"),
-        ("<<: {env: {}}", "2:1: merge keys (`<<`) are not used in specs: a `template` is what can be inherited"),
+        (
+            "<<: {env: {}}",
+            "2:1: merge keys (`<<`) are not used in specs: a `template` is what can be inherited",
+        ),
         (
             "env: !!python/object:os.system {A: x}",
             "2:6: tags (`!!python/object:os.system`) are not used in specs: text goes in quotes",
@@ -80,7 +86,10 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("env: {A: \x07}", "2:10: character U+0007 has no place here"),
         ("env: " + "[" * 200, "2:17: nested more than 12 deep"),
         ('env: {A: "\\0"}', "2:10: env.A: `\\x00` is not text without zero bytes"),
-        ("env: [A", "3:1: expected ',' or ']', but got '<stream end>' (while parsing a flow sequence in line 2)"),
+        (
+            "env: [A",
+            "3:1: expected ',' or ']', but got '<stream end>' (while parsing a flow sequence in line 2)",
+        ),
     ],
 )
 def test_a_surprise(line: str, complaint: str) -> None:
@@ -145,7 +154,8 @@ def test_bytes_that_are_no_text(tmp_path: Path, content: bytes, complaint: str) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbfname: a\nnetwork: none\n", b"name: a\r\nnetwork: none\r\n", b"name: a\rnetwork: none\r"]
+    "content",
+    [b"\xef\xbb\xbfname: a\nnetwork: none\n", b"name: a\r\nnetwork: none\r\n", b"name: a\rnetwork: none\r"],
 )
 def test_byte_order_marks_and_other_line_ends_are_fine(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mlvm.yaml"
