@@ -44,6 +44,9 @@ START_DEADLINE = 180.0
 #: What `poll` answers for a kernel whose machine went away under it: there is no exit code to be had.
 LOST = -1
 
+#: Ends the greeting that every ipykernel writes first; what follows it is worth showing.
+GREETING = "\n    --existing "
+
 #: So many answers in a row that the kernel is unknown, from a guest that is otherwise well, mean that it is gone.
 UNKNOWN_LIMIT = 3
 
@@ -284,6 +287,8 @@ def describe_end(code: int, record: Record, said: str) -> str:
         how = f"{machine} was killed by signal {-code}"
     else:
         how = f"{machine} ended with code {code}"
+    if GREETING in said:
+        said = said.rpartition(GREETING)[2].partition("\n")[2]
     return "\n".join([how, *said.strip().splitlines()[-12:]])
 
 

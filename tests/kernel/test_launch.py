@@ -101,8 +101,10 @@ def test_the_command_quotes_a_folder(home: Home) -> None:
         (-11, "the kernel in machine `box` was killed by signal 11\nlast words"),
         (
             -9,
-            ("the kernel in machine `box` was killed by signal 9, perhaps for want of memory: "
-            "the machine has 2048 MiB\nlast words"),
+            (
+                "the kernel in machine `box` was killed by signal 9, perhaps for want of memory: "
+                "the machine has 2048 MiB\nlast words"
+            ),
         ),
     ],
 )
