@@ -191,7 +191,7 @@ class QemuProvider:
         )
         run_record.save(record, run)
         deadline = time.monotonic() + MONITOR
-        while not state.answers(_monitor_socket(record)):
+        while not _monitor_answers(record):
             gone = not run_record.alive(run, probe.boot_id)
             if gone or time.monotonic() > deadline:
                 raise MachineError(
@@ -293,6 +293,19 @@ def _forward_all(record: Record, monitor: qmp.Monitor, kept: Mapping[str, object
         if guest_port != 22 and host_port not in {port.host for port in record.ports}:
             forward.add_like(monitor, guest_port, wanted=host_port)
     return ssh
+
+
+def _monitor_answers(record: Record) -> bool:
+    """Tell whether QEMU has come as far as answering: it listens before it has looked at all its options."""
+    path = _monitor_socket(record)
+    try:
+        if not state.answers(path):
+            return False
+        with qmp.connect(path) as monitor:
+            monitor.execute("query-status")
+    except MachineError:
+        return False
+    return True
 
 
 def _machine_id(record: Record) -> str:
