@@ -25,9 +25,10 @@ from mlvm.spec.scalars import Schema, is_text, scalar_of
 #: Long enough for thousands of pins with hashes.
 MOST_BYTES = 4 * 1024 * 1024
 MOST_FILES = 50
+LONGEST = 1000
 
 #: What JSON Schema can say of a requirement: a name, then anything but a URL.
-ROUGHLY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?:[ \[(<>=!~;][^@]*)?"
+ROUGHLY = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?: *(?:[\[(<>!~;]|==)[^@]*)?"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class RequirementText:
 
     def schema(self) -> Schema:
         """Describe it roughly: PEP 508 is beyond a pattern."""
-        return {"type": "string", "pattern": f"^{ROUGHLY}$", "maxLength": 1000}
+        return {"type": "string", "pattern": f"^{ROUGHLY}$", "maxLength": LONGEST}
 
     def words(self) -> str:
         """Say what it is."""
@@ -72,18 +73,19 @@ class RequirementText:
 
 def parse(text: str, mark: Mark, at: Place, *, offset: int = 0) -> Wanted | None:
     """Return the requirement in `text`, which starts `offset` columns right of `mark`, or None after complaining."""
+    if len(text) > LONGEST:
+        at.complain(mark, f"longer than {LONGEST} characters")
+        return None
     try:
         found = Requirement(text)
     except InvalidRequirement as broken:
         at.complain(_narrowed(mark, text, broken, offset), _why(text, broken))
         return None
-    if found.url is not None:
-        at.complain(
-            mark, f"`{shown(text)}` names a URL; not yet: packages that are not on an index", planned=True
-        )
+    except RecursionError:
+        at.complain(mark, f"`{shown(text)}` is nested too deeply")
         return None
-    if len(text) > 1000:
-        at.complain(mark, "longer than 1000 characters")
+    if found.url is not None:
+        at.complain(mark, f"`{shown(text)}` names a URL; not yet: packages that are not on an index")
         return None
     found.name = canonicalize_name(found.name)
     if found.name == "python":

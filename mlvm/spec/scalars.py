@@ -91,9 +91,10 @@ class Choice:
         wrong = f"`{shown(scalar.text)}` is not {self.words()}" if scalar.text else "is empty"
         if scalar.kind is Kind.TRUTH:
             wrong = f"`{scalar.text}` without quotes is a truth value to YAML"
-        guess = self.meant.get(scalar.text.strip().lower()) or nearest(
-            scalar.text.strip().lower(), self.words_
-        )
+        said = scalar.text.strip().lower()
+        guess = self.meant.get(said)
+        if guess is None and scalar.kind is Kind.TEXT:
+            guess = nearest(said, self.words_)
         if guess and " " in guess:
             wrong += f": {guess}"
         elif guess:

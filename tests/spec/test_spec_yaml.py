@@ -28,8 +28,10 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
     [
         (
             "python: 3.10",
-            "2:9: python: `3.10` without quotes is the number 3.1 to YAML; "
-            f"python 3.10 is in no Debian release known here; use {PAIRS}; others not yet",
+            (
+                "2:9: python: `3.10` without quotes is the number 3.1 to YAML; "
+                f"python 3.10 is in no Debian release known here; use {PAIRS}; others not yet"
+            ),
         ),
         ("python: 3.11", '2:9: python: `3.11` without quotes is a number to YAML; write "3.11"'),
         ("network: no", "2:10: network: `no` without quotes is a truth value to YAML; write `none`"),
@@ -53,13 +55,17 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("ports: [22:22]", '2:9: ports[0]: `22:22` without quotes is the number 1342 to YAML; write "22:22"'),
         (
             "machine: {cpus: 010}",
-            "2:17: machine.cpus: `010` is written so that readers differ (YAML 1.1 reads it as 8): "
-            "write it in plain decimal",
+            (
+                "2:17: machine.cpus: `010` is written so that readers differ (YAML 1.1 reads it as 8): "
+                "write it in plain decimal"
+            ),
         ),
         (
             "machine: {cpus: 1:30}",
-            "2:17: machine.cpus: `1:30` is written so that readers differ (YAML 1.1 reads it as 90): "
-            "write it in plain decimal",
+            (
+                "2:17: machine.cpus: `1:30` is written so that readers differ (YAML 1.1 reads it as 90): "
+                "write it in plain decimal"
+            ),
         ),
         ("machine: {cpus: 2.0}", "2:17: machine.cpus: must be a whole number from 1 to 255, and is a number"),
         ("env:", "2:5: env: is empty: give it a value, or remove the line"),
@@ -80,7 +86,7 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("python: !!str 3.11", "2:9: tags (`!!str`) are not used in specs: text goes in quotes"),
         ("---\nname: b", "2:1: a second document starts here; a spec is one"),
         ("? [a]\n: b", "2:3: a key must be a word"),
-        (": b", "2:1: a key is missing here"),
+        ("?\n: b", "2:2: a key is missing here"),
         ("\tnetwork: none", "2:1: a tab stands where YAML wants spaces"),
         ('env: {A: "\\uD800"}', "2:10: half a surrogate pair is no character"),
         ("env: {A: \x07}", "2:10: character U+0007 has no place here"),
@@ -101,7 +107,7 @@ def test_a_surprise(line: str, complaint: str) -> None:
     [
         ("", "1:1: the file is empty"),
         ("# only a comment\n", "1:1: the file is empty"),
-        ("---\n", "1:4: is empty: give it a value, or remove the line"),
+        ("---\n", "2:1: is empty: give it a value, or remove the line"),
         (
             "- a\n",
             "1:1: must be a mapping of fields (`schema: ...`, `name: ...`, `template: ...`, ...), and is a list",
