@@ -232,8 +232,23 @@ def reopen(
 
 def built_image(place: Place) -> tuple[Spec, Image]:
     """Return the spec and the image that its lock means; raise KernelError when it was not built here yet."""
+    spec, lock = fresh_lock(place)
+    check_encryption(lock)
     from mlvm.image.plan import plan  # noqa: PLC0415
     from mlvm.image.store import Store  # noqa: PLC0415
+
+    image = Store(place.home).find_image(plan(lock).image_id)
+    if image is None:
+        raise KernelError(
+            f"the image of `{spec.name}` is not built here yet",
+            details="starting a kernel may boot a machine, but builds nothing",
+            hint=place.up_command,
+        )
+    return spec, image
+
+
+def fresh_lock(place: Place) -> tuple[Spec, Lock]:
+    """Return the spec and its lock; raise KernelError when there is none or it does not fit any more."""
     from mlvm.lock.fresh import stale_reasons  # noqa: PLC0415
     from mlvm.lock.text import load as load_lock  # noqa: PLC0415
     from mlvm.spec.reader import load as load_spec  # noqa: PLC0415
@@ -253,15 +268,7 @@ def built_image(place: Place) -> tuple[Spec, Image]:
             details="\n".join(reasons),
             hint=place.up_command,
         )
-    check_encryption(lock)
-    image = Store(place.home).find_image(plan(lock).image_id)
-    if image is None:
-        raise KernelError(
-            f"the image of `{spec.name}` is not built here yet",
-            details="starting a kernel may boot a machine, but builds nothing",
-            hint=place.up_command,
-        )
-    return spec, image
+    return spec, lock
 
 
 def check_encryption(lock: Lock) -> None:

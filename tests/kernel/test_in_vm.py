@@ -93,10 +93,13 @@ def test_interrupt_restart_and_death(
 ) -> None:
     with client_of(manager) as client:
         ports = manager.ports
-        client.execute("import time; print('go', flush=True); time.sleep(300)")
+        sleeping = client.execute("import time; print('go', flush=True); time.sleep(300)")
         while client.get_iopub_msg(timeout=60)["msg_type"] != "stream":
             pass
         manager.interrupt_kernel()
+        while (reply := client.get_shell_msg(timeout=60))["parent_header"]["msg_id"] != sleeping:
+            pass
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
         assert execute(client, "kept = 1; print(kept)")[1] == "1\n"
 
         manager.restart_kernel()

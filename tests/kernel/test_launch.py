@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from packaging.pylock import Pylock
 from mlvm.errors import KernelError, MlvmError
 from mlvm.kernel import launch
 from mlvm.lock.document import Lock
+from mlvm.lock.text import dumps
 from mlvm.paths import Home, shipped
+
+INPUTS = {"debian": "bookworm", "python": "3.11", "packages": []}
 
 
 def lock_with(*packages: tuple[str, str]) -> Lock:
@@ -66,7 +70,7 @@ def test_a_project_that_is_gone(home: Home, tmp_path: Path) -> None:
     place = launch.Place(project=tmp_path / "gone", machine="box", home=home)
 
     with pytest.raises(KernelError) as refused:
-        launch.built_image(place)
+        launch.fresh_lock(place)
 
     assert refused.value.message == f"there is no mlvm.yaml in `{tmp_path / 'gone'}` any more"
 
@@ -76,10 +80,35 @@ def test_a_project_without_a_lock(home: Home, tmp_path: Path) -> None:
     place = launch.Place(project=tmp_path, machine="box", home=home)
 
     with pytest.raises(KernelError) as refused:
-        launch.built_image(place)
+        launch.fresh_lock(place)
 
     assert refused.value.message == f"`{tmp_path}` is not locked yet"
     assert refused.value.hint == f"mlvm up {tmp_path} --name box"
+
+
+def test_a_lock_that_does_not_fit_any_more(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "mlvm.yaml").write_text("name: box\npackages: [numpy]\n")
+    (tmp_path / "mlvm.lock").write_text(dumps(replace(lock_with(("ipykernel", "7.3.0")), inputs=INPUTS)))
+    place = launch.Place(project=tmp_path, machine="box", home=home)
+
+    with pytest.raises(KernelError) as refused:
+        launch.fresh_lock(place)
+
+    assert refused.value.message == f"mlvm.lock in `{tmp_path}` does not fit its spec any more"
+    assert refused.value.details == "packages: `numpy` was added"
+    assert refused.value.hint == f"mlvm up {tmp_path} --name box"
+
+
+def test_an_image_that_was_not_built_here(home: Home) -> None:
+    """A shipped box has its lock, and a new home has no image of it."""
+    pytest.importorskip("mlvm.image.store")
+    place = launch.Place(project=shipped("boxes") / "sklearn", machine="box", home=home)
+
+    with pytest.raises(KernelError) as refused:
+        launch.built_image(place)
+
+    assert refused.value.message == "the image of `sklearn` is not built here yet"
+    assert refused.value.hint == "mlvm up sklearn --name box"
 
 
 def test_the_command_names_a_shipped_box(home: Home) -> None:
