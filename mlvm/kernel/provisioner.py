@@ -53,6 +53,7 @@ class MlvmProvisioner(KernelProvisionerBase):
     _left_behind: launch.LiveKernel | None = None
     _lost = False
     _asked_to_restart = False
+    _ending = False
 
     @property
     def _manager(self) -> KernelManager:
@@ -97,7 +98,7 @@ class MlvmProvisioner(KernelProvisionerBase):
             raise KernelError(
                 f"machine `{self.machine}` went away, and its kernel with it; restart the kernel to start both again"
             )
-        self._lost = self._asked_to_restart = False
+        self._lost = self._asked_to_restart = self._ending = False
         manager = self._manager
         public, secret = manager.curve_publickey, manager.curve_secretkey
         assert public is not None and secret is not None, "made by pre_launch"  # noqa: PT018
@@ -132,7 +133,7 @@ class MlvmProvisioner(KernelProvisionerBase):
         code = await asyncio.to_thread(kernel.poll)
         if code is not None and not reason:
             self._lost = kernel.lost
-            self.log.warning("mlvm: %s", kernel.reason)
+            self.log.log(logging.INFO if self._ending else logging.WARNING, "mlvm: %s", kernel.reason)
         return code
 
     async def wait(self) -> int | None:
@@ -149,15 +150,18 @@ class MlvmProvisioner(KernelProvisionerBase):
 
     async def kill(self, restart: bool = False) -> None:
         """End the kernel at once."""
+        self._ending = True
         await self.send_signal(9)
 
     async def terminate(self, restart: bool = False) -> None:
         """Ask the kernel to end."""
+        self._ending = True
         await self.send_signal(15)
 
     async def shutdown_requested(self, restart: bool = False) -> None:
         """Note that a person wants this restart: only the restarter after a death does not ask the kernel first."""
         self._asked_to_restart = restart
+        self._ending = True
         kernel = self._kernel
         if kernel is not None and await asyncio.to_thread(kernel.leave_behind):
             self._left_behind = kernel

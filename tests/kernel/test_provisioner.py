@@ -133,7 +133,10 @@ def test_restart_on_new_ports(manager: KernelManager, client: BlockingKernelClie
 
 
 def test_shutdown_leaves_nothing_but_the_machine(
-    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider
+    manager: KernelManager,
+    client: BlockingKernelClient,
+    provider: LoopbackProvider,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     connection_file = Path(manager.connection_file)
     (child,) = provider.guests["box"].kernels.values()
@@ -141,6 +144,7 @@ def test_shutdown_leaves_nothing_but_the_machine(
     manager.shutdown_kernel()
 
     assert child.poll() == 0
+    assert caplog.records == []
     assert not manager.has_kernel
     assert not connection_file.exists()
     assert provider.relays.servers == {}
