@@ -19,7 +19,6 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKerne
 
 from mlvm.errors import KernelError
 from mlvm.machine.record import check_name
-from mlvm.paths import shipped
 from mlvm.spec.document import Spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -140,7 +139,7 @@ class SingleSpec(KernelSpecManager):
 
     def __init__(self, content: Mapping[str, object]) -> None:
         super().__init__()
-        self._only = KernelSpec(resource_dir=str(shipped("boxes")), **content)
+        self._only = KernelSpec(resource_dir="", **content)
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """Return the one kernelspec."""
