@@ -103,11 +103,16 @@ class QemuProvider:
             files.remove_tree(record.folder)
             files.remove_tree(record.home.sockets(record.name))
 
-    def forward(self, record: Record, guest_ports: Mapping[str, int]) -> dict[str, int]:
+    def forward(
+        self, record: Record, guest_ports: Mapping[str, int], *, host_ports: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port."""
+        wanted = host_ports or {}
         self._require_running(record, "forward ports of")
         with qmp.connect(_monitor_socket(record)) as monitor:
-            return {name: forward.add(monitor, port) for name, port in guest_ports.items()}
+            return {
+                name: forward.add(monitor, port, wanted.get(name, 0)) for name, port in guest_ports.items()
+            }
 
     def unforward(self, record: Record, host_ports: Mapping[str, int]) -> None:
         """Undo `forward`; ports (and machines) that are gone already are no error."""
