@@ -45,9 +45,9 @@ SYSTEM = (
 )
 GUEST_KERNEL = "linux-image-cloud-amd64"
 BOOT = ("busybox-static",)
-#: mkfs.erofs learnt to read tar files and mke2fs to be reproducible in the versions of this release.
+#: mkfs.erofs reads tar files, and mke2fs is reproducible, only since this release; depmod comes along.
 TOOLS_RELEASE = "trixie"
-TOOLS = ("e2fsprogs", "erofs-utils")
+TOOLS = ("e2fsprogs", "erofs-utils", "kmod")
 
 URI_LINE = re.compile(r"^'(?P<uri>[^']+)' \S+ (?P<size>\d+) ", re.MULTILINE)
 
