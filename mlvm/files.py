@@ -29,7 +29,7 @@ def sha256_of(path: Path) -> str:
 
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the folder of `path`, on the same file system, that `is_temporary` knows."""
-    return path.with_name(f"{TEMPORARY}{path.name[:80]}-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def is_temporary(path: Path) -> bool:
@@ -43,7 +43,8 @@ def writing(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        with temporary.open("xb") as stream:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as stream:  # noqa: PTH123  (private from its first moment)
             os.fchmod(stream.fileno(), mode)
             yield stream
             stream.flush()
@@ -76,7 +77,8 @@ def folder_whole(path: Path) -> Iterator[Path]:
             if not path.is_dir():
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            _remove(temporary)
 
 
 @contextmanager
@@ -110,22 +112,36 @@ def remove_tree(path: Path) -> None:
     doomed = temporary_beside(path)
     with suppress(FileNotFoundError):
         path.rename(doomed)
-        shutil.rmtree(doomed, onerror=_make_writable_and_retry)
+        _remove(doomed)
 
 
-def _make_writable_and_retry(function: Callable[[str], object], name: str, _info: object) -> None:
-    """Read-only folders hold no secrets from their owner: open them and try once more."""
-    for path in (Path(name).parent, Path(name)):
-        with suppress(OSError):
-            path.chmod(0o700)
-    function(name)
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours, however it is closed to writing: that is no secret from its owner."""
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        folder.chmod(0o700)
+        for root, folders, _ in os.walk(folder):
+            for name in folders:
+                if not (inner := Path(root, name)).is_symlink():
+                    inner.chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def disk_used(path: Path) -> int:
-    """Bytes that `path` (file or tree) occupies on disk; sparse files count what they really take."""
-    if not path.is_dir():
-        return path.lstat().st_blocks * 512 if path.exists() else 0
-    return sum(entry.lstat().st_blocks * 512 for entry in path.rglob("*") if not entry.is_symlink())
+    """Bytes that `path` (file or tree) occupies on disk; 0 when it is not there.
+
+    Sparse files count what they really take, hard links count once, and files that vanish meanwhile not at all.
+    """
+    inodes: dict[tuple[int, int], int] = {}
+    for found in (
+        path,
+        *(Path(root, name) for root, folders, files in os.walk(path) for name in folders + files),
+    ):
+        with suppress(FileNotFoundError):
+            status = found.lstat()
+            inodes[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(inodes.values())
 
 
 assert sys.platform != "win32", "mlvm runs on Linux and macOS; on Windows, inside WSL 2"

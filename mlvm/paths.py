@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,14 +37,9 @@ class Home:
         if home := os.environ.get("MLVM_HOME"):
             root = Path(home).expanduser().absolute()
             return cls(data=root / "data", cache=root / "cache", runtime=_short_runtime(root))
-        data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        return cls(
-            data=Path(data).expanduser() / "mlvm",
-            cache=Path(cache).expanduser() / "mlvm",
-            runtime=Path(runtime) / "mlvm" if runtime else _short_runtime(Path(data).expanduser() / "mlvm"),
-        )
+        data = _absolute("XDG_DATA_HOME", "~/.local/share") / "mlvm"
+        cache = _absolute("XDG_CACHE_HOME", "~/.cache") / "mlvm"
+        return cls(data=data, cache=cache, runtime=_runtime() or _short_runtime(data))
 
     @property
     def store(self) -> Path:
@@ -64,14 +60,39 @@ class Home:
         return self.runtime / hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
+def _absolute(variable: str, default: str) -> Path:
+    """Return a folder from an XDG variable; relative ones are to be ignored, says the XDG specification."""
+    value = os.environ.get(variable, "")
+    return Path(value) if value.startswith("/") else Path(default).expanduser()
+
+
+def _runtime() -> Path | None:
+    """Return the user's own runtime folder, if the system made one.
+
+    cron, `su` and some ssh sessions lack the variable: where logind keeps the folder is looked at as well, so that
+    all processes of a user find the same sockets. A folder that `sudo -E` left behind from another user is not ours.
+    """
+    for folder in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}"):
+        with suppress(OSError):
+            if folder.startswith("/") and Path(folder).stat().st_uid == os.getuid():
+                return Path(folder) / "mlvm"
+    return None
+
+
 def _short_runtime(root: Path) -> Path:
     """A short folder for sockets where the system names none; told apart by user and by root."""
     return Path(f"/tmp/mlvm-{os.getuid()}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}")  # noqa: S108
 
 
 def make_private(folder: Path) -> Path:
-    """Make `folder` with mode 0700 and return it; refuse one that belongs to somebody else or is a link."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Make `folder` with mode 0700 and return it; refuse one that belongs to somebody else or is a link.
+
+    The folder it lies in must not be somebody else's either: they could put another in its place.
+    """
+    if not folder.parent.exists():
+        folder.parent.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+    _refuse_foreign(folder.parent)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
@@ -84,6 +105,18 @@ def make_private(folder: Path) -> Path:
         if found.st_mode & 0o077:
             folder.chmod(0o700)
     return folder
+
+
+def _refuse_foreign(parent: Path) -> None:
+    """Refuse a folder in which somebody else could rename ours: theirs, or open to all without the sticky bit."""
+    found = parent.stat()
+    owners = {found.st_uid, parent.lstat().st_uid}
+    open_to_all = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+    if not owners <= {0, os.getuid()} or open_to_all:
+        raise MlvmError(
+            f"`{parent}` is in the hands of other users",
+            hint=f"look at it with `ls -ld {parent}`, or set MLVM_HOME to a folder of your own",
+        )
 
 
 def socket_path(folder: Path, name: str) -> Path:

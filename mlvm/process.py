@@ -11,9 +11,11 @@ import logging
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +37,13 @@ Argument = str | os.PathLike[str]
 
 
 def find_program(name: str) -> str | None:
-    """Return the full path of program `name`, or None. /usr/sbin is looked at too: users often lack it."""
-    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
+    """Return the full path of program `name`, or None.
+
+    /usr/sbin is looked at too: users often lack it. Relative entries of PATH (an empty one is the current folder) are
+    not: what runs must not depend on where one stands.
+    """
+    named = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if place.startswith("/")]
+    return shutil.which(name, path=os.pathsep.join([*named, "/usr/sbin", "/sbin"]))
 
 
 def require_program(name: str) -> str:
@@ -76,9 +83,11 @@ def run(
         )
     except subprocess.TimeoutExpired as slow:
         raise ProgramError(
-            f"`{Path(argv[0]).name}` did not finish in {timeout:.0f} s",
-            details=_last_words(argv, slow.stderr),
+            f"`{Path(argv[0]).name}` did not finish in {timeout:g} s",
+            details=_last_words(argv, slow.stderr or slow.stdout),
         ) from None
+    except OSError as broken:
+        raise _cannot_start(argv, broken) from None
     if check and done.returncode != 0:
         raise failed(argv, done.returncode, done.stderr or done.stdout)
     return done
@@ -94,22 +103,28 @@ def spawn(
     stderr: int | IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the block runs; it is terminated, then killed, and always waited for."""
+    """Run a program while the block runs; it is terminated, then killed, and always waited for.
+
+    So are programs that it started itself, unless they have left its session.
+    """
     argv = _with_program(command)
     log.debug("spawn %s", shlex.join(argv))
-    child = subprocess.Popen(
-        argv, env=env, stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, start_new_session=True
-    )
+    try:
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    except OSError as broken:
+        raise _cannot_start(argv, broken) from None
     try:
         yield child
     finally:
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-        child.wait()
+        _end(child)
 
 
 def start_detached(
@@ -122,21 +137,29 @@ def start_detached(
     argv = _with_program(command)
     log.debug("start %s", shlex.join(argv))
     with log_file.open("ab") as sink:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=sink,
-            pass_fds=pass_fds,
-            start_new_session=True,
-            cwd="/",
-        )
+        try:
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                pass_fds=pass_fds,
+                start_new_session=True,
+                cwd="/",
+            )
+        except OSError as broken:
+            raise _cannot_start(argv, broken) from None
 
 
 def replace_self(command: Sequence[Argument]) -> None:
     """Become another program (`ssh` for `mlvm ssh`): its terminal, signals and exit code are then its own."""
     argv = _with_program(command)
-    os.execv(argv[0], argv)  # noqa: S606
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()  # what is still in our buffers would be gone
+    try:
+        os.execv(argv[0], argv)  # noqa: S606
+    except OSError as broken:
+        raise _cannot_start(argv, broken) from None
 
 
 def failed(command: Sequence[str], code: int, output: bytes | None) -> ProgramError:
@@ -145,11 +168,37 @@ def failed(command: Sequence[str], code: int, output: bytes | None) -> ProgramEr
     return ProgramError(f"`{Path(command[0]).name}` {ended}", details=_last_words(command, output))
 
 
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End a child that leads its own session, and what it started there; kill whatever stays for five seconds."""
+    try:
+        if child.poll() is None:
+            _signal_session(child, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(5)
+    finally:
+        if child.poll() is None:
+            _signal_session(child, signal.SIGKILL)
+        child.wait()
+
+
+def _signal_session(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(
+        ProcessLookupError, PermissionError
+    ):  # gone meanwhile; macOS says the second of the just gone
+        os.killpg(child.pid, number)
+
+
+def _cannot_start(command: Sequence[str], broken: OSError) -> ProgramError:
+    """Return the error for a program that is not there after all, or may not be run."""
+    why = (broken.strerror or str(broken)).lower()
+    return ProgramError(f"`{command[0]}` cannot be started: {why}", details=_last_words(command, None))
+
+
 def _with_program(command: Sequence[Argument]) -> list[str]:
     first, *rest = [os.fspath(part) for part in command]
     return [first if "/" in first else require_program(first), *rest]
 
 
 def _last_words(command: Sequence[str], output: bytes | None) -> str:
-    said = (output or b"").decode(errors="replace").strip().splitlines()[-12:]
+    said = (output or b"")[-8192:].decode(errors="replace").strip().splitlines()[-12:]
     return "\n".join(["$ " + shlex.join(command)[:600], *said])

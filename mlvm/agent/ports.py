@@ -1,6 +1,6 @@
 """Where clients come from: virtio-serial ports in the guest, unix sockets in tests.
 
-`wait()` returns a non-blocking descriptor once a client is there; `lost()` is told that it has gone. Ports
+`wait()` returns the wire to a client once one is there; `lost()` is told that it has gone. Ports
 are found by their names in sysfs, not by udev's links, so that the agent need not wait for udev.
 """
 
@@ -15,6 +15,8 @@ import socket
 import subprocess
 import time
 
+from .wire import Wire
+
 COUNT = 8
 SYSFS = "/sys/class/virtio-ports"
 
@@ -24,20 +26,21 @@ class VirtioPort:
 
     def __init__(self, device: str) -> None:
         self.fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wire = Wire(self.fd, patience=0.5)
         self._changes = select.epoll()
         # Edge-triggered: the port reports a hang-up for as long as nobody is connected.
         self._changes.register(self.fd, select.EPOLLIN | select.EPOLLET)
 
-    def wait(self) -> int:
-        """Return the descriptor once the host side is open."""
+    def wait(self) -> Wire:
+        """Return the wire once the host side is open."""
         state = select.poll()
         state.register(self.fd, select.POLLIN)
         while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
-            self._changes.poll(30)
-        return self.fd
+            self._changes.poll(5)
+        return self._wire
 
     def lost(self) -> None:
-        """Keep the descriptor: the next client uses it."""
+        """Keep the wire: the next client uses it."""
 
 
 class SocketPort:
@@ -49,11 +52,11 @@ class SocketPort:
         self._listener.listen(4)
         self._client: socket.socket | None = None
 
-    def wait(self) -> int:
-        """Return the descriptor of the next client."""
+    def wait(self) -> Wire:
+        """Return the wire to the next client."""
         self._client, _ = self._listener.accept()
         self._client.setblocking(False)
-        return self._client.fileno()
+        return Wire(self._client.fileno())
 
     def lost(self) -> None:
         """Hang up."""

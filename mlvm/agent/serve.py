@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from . import files, guest, kernels, ports, programs
+from .boot import Boot
 from .wire import Message, Replaced, Vanished, Wire
 from .world import VERSION, World
 
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
     Port = ports.VirtioPort | ports.SocketPort
 
 
+#: Requests that wait until the boot has settled.
+PATIENT = ("exec", "put", "get", "kernel_start")
+
+
 class Agent:
     """What requests act on: the world, and the kernels that live in it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.kernels = kernels.Kernels(world)
+        self.boot = Boot(world.kernel_ip)
         #: Requests with one answer; the others speak over the wire for as long as they take.
         self.answers: dict[str, Callable[[Message], object]] = {
             "ping": lambda _: self.greeting(),
@@ -62,28 +68,27 @@ class Agent:
     def serve(self, port: Port) -> None:
         """Serve one client of `port` after another, for ever."""
         while True:
-            wire = Wire(port.wait())
             try:
-                self.converse(wire)
+                self.converse(port.wait())
             except Vanished:
                 port.lost()
 
     def converse(self, wire: Wire) -> None:
         """Answer requests until the client vanishes; what comes before its `hello` is thrown away."""
-        greeted = False
         while True:
             try:
                 request = wire.receive()
-                if greeted:
+                if wire.greeted:
                     self.answer(wire, request)
             except Replaced as replaced:
-                greeted = True
                 wire.greet({"hello": replaced.message.get("nonce"), **self.greeting()})
 
     def answer(self, wire: Wire, request: Message) -> None:
         """Answer one request; whatever goes wrong is the answer."""
         name = str(request.get("op"))
         try:
+            if name in PATIENT and request.get("user") != "root":
+                self.boot.wait()
             if conversation := self.conversations.get(name):
                 conversation(self.world, wire, request)
             elif answer := self.answers.get(name):
@@ -111,7 +116,11 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
     agent = Agent(World(**chosen))
     found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
-    announce("mlvm-agent: listening" if not sockets else "")
+    if sockets:
+        agent.boot.skip()
+    else:
+        announce("mlvm-agent: listening")
+        agent.boot.watch()
     threads = [threading.Thread(target=agent.serve, args=(port,)) for port in found]
     for thread in threads:
         thread.start()
@@ -121,9 +130,8 @@ def main(arguments: list[str]) -> None:
 
 def announce(text: str) -> None:
     """Tell whoever reads the console that the agent is there."""
-    if text:
-        try:
-            with open("/dev/console", "w") as console:  # noqa: PTH123
-                console.write(f"\r{text}\r\n")
-        except OSError as failed:
-            sys.stderr.write(f"no console: {failed}\n")
+    try:
+        with open("/dev/console", "w") as console:  # noqa: PTH123
+            console.write(f"\r{text}\r\n")
+    except OSError as failed:
+        sys.stderr.write(f"no console: {failed}\n")

@@ -53,10 +53,18 @@ def decode(text: object) -> bytes:
 
 
 class Wire:
-    """One conversation over descriptor `fd`, which must be non-blocking and stays the caller's."""
+    """A conversation over descriptor `fd`, which must be non-blocking and stays the caller's.
 
-    def __init__(self, fd: int) -> None:
+    The driver of a virtio-serial port carries data and "the host has hung up" by different queues, so a
+    hang-up may be seen after the next client's first bytes. Hence `patience`: a hang-up counts when it lasts
+    so many seconds; and hence neither what has been read nor that somebody has said hello is forgotten over
+    one.
+    """
+
+    def __init__(self, fd: int, *, patience: float = 0.0) -> None:
         self.fd = fd
+        self.greeted = False
+        self._patience = patience
         self._in = bytearray()
         #: How much of it holds no line end, as we know already.
         self._searched = 0
@@ -81,8 +89,22 @@ class Wire:
             except OSError as gone:
                 raise Vanished from gone
             if not data:
-                raise Vanished
+                self._check_gone()
+                return
             self._in += data
+
+    def _check_gone(self) -> None:
+        """Raise Vanished unless the host side is open again, or never was closed."""
+        state = select.poll()
+        state.register(self.fd, select.POLLIN)
+        deadline = time.monotonic() + self._patience
+        while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
+            if time.monotonic() >= deadline:
+                self._out.clear()
+                raise Vanished
+            time.sleep(0.01)
+        if not self._patience:
+            raise Vanished
 
     def take(self) -> Message | None:
         """Return the next whole message that has arrived, or None. Raises Replaced for a `hello`."""
@@ -155,6 +177,7 @@ class Wire:
 
     def greet(self, message: Message) -> None:
         """Answer a `hello`: what was still queued belongs to a client that is gone."""
+        self.greeted = True
         self._out[:] = b"\n"
         self.queue(message)
 

@@ -60,8 +60,14 @@ class Provider(Protocol):
     def destroy(self, record: Record, *, observer: Observer) -> None:
         """Stop by force and remove everything of the machine."""
 
-    def forward(self, record: Record, guest_ports: Mapping[str, int]) -> dict[str, int]:
-        """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port."""
+    def forward(
+        self, record: Record, guest_ports: Mapping[str, int], *, host_ports: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
+        """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port.
+
+        `host_ports` names the host ports to use, where they matter: a restarted kernel keeps its own. Raises
+        MachineError when one of them is taken; the others are free ones.
+        """
 
     def unforward(self, record: Record, host_ports: Mapping[str, int]) -> None:
         """Undo `forward`; ports that are gone already are no error."""

@@ -41,7 +41,8 @@ class Spec:
     """A whole `mlvm.yaml`, with its template already applied and its requirements file already read.
 
     `packages` are PEP 508 requirement strings, normalised by `packaging`, in the order written. `network` is
-    "user" (the guest reaches out, nothing reaches in) or "none".
+    "user" (the guest reaches out, nothing reaches in) or "none". `notes` are lines for a person about what was read
+    and not used (hashes of a requirements file).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Spec:
     network: str = "user"
     ports: tuple[PortForward, ...] = ()
     template: str | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
     path: Path | None = field(default=None, compare=False)
 
     def resolution_inputs(self) -> dict[str, object]:

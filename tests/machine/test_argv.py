@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,7 @@ def test_hostile_paths_reach_qemu_unharmed(tmp_path: Path) -> None:
                     break
                 except OSError:
                     assert child.poll() is None, child.communicate()[1]
+                    time.sleep(0.02)
             client.settimeout(5)
             assert b"QMP" in client.recv(4096)
     finally:

@@ -136,12 +136,15 @@ class Channel:
     @contextmanager
     def connect(self, seconds: float = FREE_PORT) -> Iterator[Session]:
         """Yield a session that has not said hello yet, on a port that is ours during the block."""
+        if not self.folder.is_dir():
+            raise GuestError("the machine is not running", hint="`mlvm status` shows why")
         with ExitStack() as stack:
-            number = self._free_port(stack, time.monotonic() + seconds)
+            deadline = time.monotonic() + seconds
+            number = self._free_port(stack, deadline)
             connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            connection.settimeout(seconds)
             try:
-                connection.settimeout(seconds)
-                connection.connect(str(self.folder / f"agent-{number}.sock"))
+                _connect(connection, self.folder / f"agent-{number}.sock", deadline)
             except OSError as refused:
                 raise GuestError(
                     "the machine is not running", details=str(refused), hint="mlvm up"
@@ -328,6 +331,19 @@ def content(message: Message, *, key: str = "ok") -> Any:
     if key not in message:
         raise GuestError(f"the agent's answer makes no sense: {json.dumps(message)[:200]}")
     return message[key]
+
+
+def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
+    """Connect, waiting while QEMU has not noticed yet that the last client is gone: its queue holds one."""
+    while True:
+        try:
+            connection.connect(str(path))
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _gone() -> GuestError:

@@ -25,17 +25,23 @@ def attach(record: Record, stdin: IO[bytes], stdout: IO[bytes]) -> None:
     Raises MachineError when the machine does not run, or somebody else is attached.
     """
     path = record.home.sockets(record.name) / CONSOLE
+    if not path.exists():
+        raise _not_running(record, f"there is no {path}")
     with _alone(record), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as console:
         try:
             console.connect(str(path))
         except OSError as refused:
-            raise MachineError(
-                f"machine `{record.name}` has no console now: it is not running",
-                details=str(refused),
-                hint=f"what its console said last is in `{record.console_log}`",
-            ) from None
+            raise _not_running(record, str(refused)) from None
         with raw_terminal(stdin.fileno()):
             _bridge(console, stdin.fileno(), stdout)
+
+
+def _not_running(record: Record, details: str) -> MachineError:
+    return MachineError(
+        f"machine `{record.name}` has no console now: it is not running",
+        details=details,
+        hint=f"what its console said last is in `{record.console_log}`",
+    )
 
 
 @contextmanager

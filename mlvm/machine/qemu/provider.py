@@ -103,11 +103,16 @@ class QemuProvider:
             files.remove_tree(record.folder)
             files.remove_tree(record.home.sockets(record.name))
 
-    def forward(self, record: Record, guest_ports: Mapping[str, int]) -> dict[str, int]:
+    def forward(
+        self, record: Record, guest_ports: Mapping[str, int], *, host_ports: Mapping[str, int] | None = None
+    ) -> dict[str, int]:
         """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port."""
+        wanted = host_ports or {}
         self._require_running(record, "forward ports of")
         with qmp.connect(_monitor_socket(record)) as monitor:
-            return {name: forward.add(monitor, port) for name, port in guest_ports.items()}
+            return {
+                name: forward.add(monitor, port, wanted.get(name, 0)) for name, port in guest_ports.items()
+            }
 
     def unforward(self, record: Record, host_ports: Mapping[str, int]) -> None:
         """Undo `forward`; ports (and machines) that are gone already are no error."""
@@ -186,7 +191,7 @@ class QemuProvider:
         )
         run_record.save(record, run)
         deadline = time.monotonic() + MONITOR
-        while not state.answers(_monitor_socket(record)):
+        while not _monitor_answers(record):
             gone = not run_record.alive(run, probe.boot_id)
             if gone or time.monotonic() > deadline:
                 raise MachineError(
@@ -288,6 +293,19 @@ def _forward_all(record: Record, monitor: qmp.Monitor, kept: Mapping[str, object
         if guest_port != 22 and host_port not in {port.host for port in record.ports}:
             forward.add_like(monitor, guest_port, wanted=host_port)
     return ssh
+
+
+def _monitor_answers(record: Record) -> bool:
+    """Tell whether QEMU has come as far as answering: it listens before it has looked at all its options."""
+    path = _monitor_socket(record)
+    try:
+        if not state.answers(path):
+            return False
+        with qmp.connect(path) as monitor:
+            monitor.execute("query-status")
+    except MachineError:
+        return False
+    return True
 
 
 def _machine_id(record: Record) -> str:

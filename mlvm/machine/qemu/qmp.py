@@ -8,6 +8,7 @@ a hold.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -23,6 +24,8 @@ from mlvm.errors import MachineError
 T = TypeVar("T")
 #: Seconds within which QEMU answers; it may be busy writing.
 ANSWER = 30.0
+#: It logs a refused connection as an error; here that is an answer. Who wants to read it sets a handler.
+_QUIET = logging.NullHandler()
 
 
 class Monitor:
@@ -64,6 +67,9 @@ class Monitor:
 @contextmanager
 def connect(socket: Path) -> Iterator[Monitor]:
     """Yield a connection to the monitor at `socket`; others wait meanwhile. Raises MachineError."""
+    logging.getLogger("qemu.qmp").addHandler(_QUIET)
+    if not socket.exists():
+        raise MachineError("the machine is not running", details=f"there is no {socket}")
     with files.hold(socket.with_suffix(".hold")), _loop() as loop:
         client = _finish(loop, _new_client)
         try:

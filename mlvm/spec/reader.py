@@ -1,0 +1,167 @@
+"""Reads `mlvm.yaml` into a Spec, strictly: every complaint at once, each with its file, line, column and path.
+
+The steps: text to nodes (`nodes`), nodes to values by the table of fields (`table`), the requirements file and the
+template are read and joined, and what concerns several fields is checked last. A document that is right but asks for
+work that comes later is refused as well: a field that is silently ignored is worse than one that is missing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mlvm.errors import SpecError
+from mlvm.paths import SPEC_NAME
+from mlvm.spec import nodes, requirements, template
+from mlvm.spec.complaints import Mark, Place, Report
+from mlvm.spec.document import DEBIAN_PYTHON, MachineShape, Spec
+from mlvm.spec.nodes import Keyed
+from mlvm.spec.requirements import Wanted
+from mlvm.spec.scalars import quoted
+from mlvm.spec.table import FULL_PYTHON, document, pairs, release_of
+from mlvm.spec.template import Sheet
+
+#: Templates that inherit from templates: more than this is a mistake.
+MOST_TEMPLATES = 20
+
+
+def load(path: Path) -> Spec:
+    """Read the spec in file `path`. Raises SpecError with every complaint."""
+    try:
+        missing = not path.is_file()
+    except (OSError, ValueError):
+        missing = True
+    if missing:
+        raise SpecError(f"there is no `{path}`", hint="mlvm init")
+    report = Report()
+    at = Place(report=report)
+    text = requirements.read_text(path, Mark(file=str(path)), at, most=nodes.MOST_BYTES)
+    if text is None:
+        report.check(str(path))
+    return loads(text or "", path=path)
+
+
+def loads(text: str, *, path: Path | None = None) -> Spec:
+    """Read a spec from its text; `path` is where it stands, for complaints and for the files that it names."""
+    report = Report()
+    file = str(path) if path else SPEC_NAME
+    folder = path.parent if path else Path()
+    sheet = _Reading(report).sheet(text, file, folder, chain=(path.resolve(),) if path else ())
+    spec = None if sheet is None else _spec(sheet, report, path)
+    report.check(file)
+    assert spec is not None, "whatever keeps a spec from being made has been complained of"
+    return spec
+
+
+class _Reading:
+    """Reads one spec and the files that it leads to."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    def sheet(
+        self, text: str, file: str, folder: Path, *, chain: tuple[Path, ...], base: bool = False
+    ) -> Sheet | None:
+        """Read a document and join it with its template; None when there is nothing to go on with."""
+        at = Place(report=self.report)
+        node = nodes.parse(text, file, at=at)
+        if node is None:
+            return None
+        if not isinstance(node, Keyed):
+            document.read(node, at)
+            return None
+        values = document.read_fields(node, at, partial=base)
+        _choose_pair(values, node, at)
+        own = self.with_requirements(values, node, folder, at)
+        if (inherited := self.template(values, node, folder, at, chain=chain)) is not None:
+            own = template.join(inherited, own)
+        return own
+
+    def with_requirements(self, values: dict[str, Any], node: Keyed, folder: Path, at: Place) -> Sheet:
+        """Return the sheet of `values`, with the packages of its requirements file before its own."""
+        wanted: tuple[Wanted, ...] = ()
+        limits: tuple[Any, ...] = ()
+        if named := values.pop("requirements", None):
+            found = requirements.read_file(
+                folder / named, _mark_of("requirements", node), at.below("requirements")
+            )
+            wanted = found.wanted
+            if found.requires_python is not None and found.requires_python_mark is not None:
+                limits = ((found.requires_python, found.requires_python_mark),)
+        wanted = requirements.without_twice((*wanted, *values.pop("packages", ())), at)
+        return Sheet(values=values, wanted=wanted, limits=limits)
+
+    def template(
+        self, values: dict[str, Any], node: Keyed, folder: Path, at: Place, *, chain: tuple[Path, ...]
+    ) -> Sheet | None:
+        """Read the template that `values` name, if any; `chain` are the files that led here."""
+        named = values.get("template")
+        if named is None:
+            return None
+        at, mark = at.below("template"), _mark_of("template", node)
+        path = template.find(named, folder, mark, at)
+        if path is None:
+            return None
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError, ValueError):
+            real = path
+        if real in chain:
+            at.complain(mark, f"`{named}` inherits from itself")
+            return None
+        if len(chain) > MOST_TEMPLATES:
+            at.complain(mark, f"more than {MOST_TEMPLATES} templates inherit from each other")
+            return None
+        text = requirements.read_text(path, mark, at, most=nodes.MOST_BYTES)
+        if text is None:
+            return None
+        return self.sheet(text, str(path), path.parent, chain=(*chain, real), base=True)
+
+
+def _choose_pair(values: dict[str, Any], node: Keyed, at: Place) -> None:
+    """Complete `debian` from `python` or the other way round; complain when the two do not go together.
+
+    When one of them could not be read, nothing is said of the other.
+    """
+    debian, python = values.get("debian"), values.get("python")
+    if debian and python:
+        if DEBIAN_PYTHON[debian] != python:
+            brought = quoted(DEBIAN_PYTHON[debian])
+            at.below("python").complain(
+                _mark_of("python", node),
+                f"python {python} is not in Debian {debian}; use `python: {brought}`, "
+                f"or `debian: {release_of(python)}`; others not yet",
+            )
+    elif debian and node.find("python") is None:
+        values["python"] = DEBIAN_PYTHON[debian]
+    elif python and node.find("debian") is None:
+        values["debian"] = release_of(python)
+
+
+def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
+    """Return the spec of a joined sheet; None when there are complaints, after the last ones have been made."""
+    values = {key: value for key, value in sheet.values.items() if key != "schema"}
+    python = values.get("python", Spec(name="any").python)
+    for limit, mark in sheet.limits:
+        if FULL_PYTHON[python] not in limit:
+            Place(report=report, path="requirements").complain(
+                mark, f"`requires-python` ({limit}) leaves out python {FULL_PYTHON[python]}; use {pairs()}"
+            )
+    if report.complaints:
+        return None
+    return Spec(
+        **{
+            **values,
+            "packages": tuple(wanted.text for wanted in sheet.wanted),
+            "machine": MachineShape(**values.get("machine", {})),
+            "env": MappingProxyType(dict(values.get("env", {}))),
+            "notes": tuple(report.notes),
+            "path": path,
+        }
+    )
+
+
+def _mark_of(key: str, node: Keyed) -> Mark:
+    value = node.find(key)
+    return node.mark if value is None else value.mark
