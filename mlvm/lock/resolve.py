@@ -45,10 +45,9 @@ def resolve(
     everything. Raises ResolveError in the resolvers' own words, and when a package's scripts do what no builder step
     does. Leaves the .debs in the store's blobs: the scripts are inside them.
     """
-    if upgrade is not None and not upgrade:
-        previous = None
     moving = frozenset(upgrade or ())
     _check_known(moving, previous)
+    kept = None if upgrade is not None and not upgrade else previous
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     with ThreadPoolExecutor(3, thread_name_prefix="resolve") as pool:
         python = pool.submit(
@@ -57,19 +56,19 @@ def resolve(
             python=spec.python,
             release=spec.debian,
             cache_folder=home.cache / "uv",
-            previous=previous.python if previous else None,
+            previous=kept.python if kept else None,
             upgrade={canonicalize_name(name) for name in moving},
         )
         system = pool.submit(
             resolve_system,
             _apt_root(home, spec.debian, "system", stamp),
-            previous=_kept((*previous.system, *previous.boot), spec.debian, moving) if previous else (),
+            previous=_staying((*kept.system, *kept.boot), spec.debian, moving) if kept else (),
             observer=observer,
         )
         tools = pool.submit(
             resolve_tools,
             _apt_root(home, TOOLS_RELEASE, "tools", stamp),
-            previous=_kept(previous.tools, TOOLS_RELEASE, moving) if previous else (),
+            previous=_staying(kept.tools, TOOLS_RELEASE, moving) if kept else (),
             observer=observer,
         )
     debian = system.result()
@@ -89,7 +88,7 @@ def resolve(
     return lock
 
 
-def _kept(packages: Iterable[DebianPackage], release: str, moving: Collection[str]) -> list[DebianPackage]:
+def _staying(packages: Iterable[DebianPackage], release: str, moving: Collection[str]) -> list[DebianPackage]:
     """The packages whose versions are to stay: those of another release could not, if the spec changed it."""
     own = {release, f"{release}-security"}
     return [package for package in packages if package.archive in own and package.name not in moving]
