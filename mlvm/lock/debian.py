@@ -1,28 +1,28 @@
 """Resolve the Debian part of a lock with the host's apt, in an apt root of our own.
 
 apt checks the archives' signatures and solves dependencies; it sees an empty system, our sources and nothing of the
-host's state, and needs no root. `--print-uris` names MD5 sums only, so sizes and SHA-256 digests are taken from the
-same signed Packages lists through `apt-cache show`.
+host's settings or state, and needs no root. Its simulation names versions; sizes, digests and pool paths come from the
+signed Packages lists, through `apt-cache show`. Kept versions are pins that win over everything newer.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
 
 from mlvm.errors import ProgramError, ResolveError
 from mlvm.events import Observer
 from mlvm.files import hold, write_whole
 from mlvm.lock.document import Archive, DebianPackage
 from mlvm.lock.mirrors import nearest
-from mlvm.process import require_program, run
+from mlvm.process import find_program, run
 
 ARCHITECTURE = "amd64"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KEYRINGS = tuple(Path(f"/usr/share/keyrings/debian-archive-keyring.{ending}") for ending in ("pgp", "gpg"))
 
 #: What the guest is made of beside Debian's essential packages, and why each is there.
 SYSTEM = (
@@ -49,81 +49,87 @@ BOOT = ("busybox-static",)
 TOOLS_RELEASE = "trixie"
 TOOLS = ("e2fsprogs", "erofs-utils", "kmod")
 
-URI_LINE = re.compile(r"^'(?P<uri>[^']+)' \S+ (?P<size>\d+) ", re.MULTILINE)
+#: Read by apt before anything else, so that the host's own settings are never seen.
+SETTINGS = 'Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n'
+INSTALLED = re.compile(r"^Inst (?P<name>[^ :]+)(?::\S+)? \((?P<version>\S+) ", re.MULTILINE)
+KERNEL_PACKAGE = re.compile(r"linux-image-\d[^ ,|]*-cloud-amd64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AptRoot:
-    """A private apt: its folder, its release, and the command prefix's environment."""
+    """A private apt for the archives of one release: its lists and pins, in a folder that may be thrown away."""
 
     folder: Path
     release: str
     archives: tuple[Archive, ...]
 
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment of apt programs: ours, with proxies and CA settings kept, in plain English."""
-        kept = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
-        return {
-            **kept,
-            "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
-            "LC_ALL": "C.UTF-8",
-            "APT_CONFIG": str(self.folder / "apt.conf"),
-        }
-
-    def lay_out(self, pins: Iterable[DebianPackage]) -> None:
-        """Write configuration, sources and pins; lists that are there stay."""
-        for name in ("lists/partial", "cache/archives/partial", "parts", "preferences.d", "trusted"):
+    def update(self) -> None:
+        """Fetch the archives' lists and check their signatures. Raises ProgramError, ResolveError."""
+        if find_program("apt-get") is None:
+            raise ProgramError(
+                "`apt-get` is not installed",
+                hint="lock on a Debian or Ubuntu host; building from a lock needs no apt",
+            )
+        for name in ("lists/partial", "cache/archives/partial"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "status", "")
-        write_whole(self.folder / "apt.conf", self._configuration())
-        write_whole(self.folder / "sources.sources", "\n".join(map(self._source, self.archives)))
-        write_whole(
-            self.folder / "preferences",
-            "".join(f"Package: {p.name}\nPin: version {p.version}\nPin-Priority: 1001\n\n" for p in pins),
+        write_whole(self.folder / "apt.conf", SETTINGS)
+        keyring = _keyring()
+        stanzas = [_source(archive, keyring) for archive in self.archives]
+        write_whole(self.folder / "archives.sources", "\n".join(stanzas))
+        self.pin(())
+        self.ask(
+            "apt-get", "update", failing=f"the archive of Debian {self.release} cannot be used", timeout=600
         )
 
-    def _configuration(self) -> str:
-        settings = {
+    def pin(self, packages: Iterable[DebianPackage]) -> None:
+        """Prefer these versions to all others, wherever they are offered."""
+        stanzas = (f"Package: {p.name}\nPin: version {p.version}\nPin-Priority: 1001\n" for p in packages)
+        write_whole(self.folder / "preferences", "\n".join(stanzas))
+
+    def ask(self, program: str, *arguments: str, failing: str, timeout: float = 120) -> str:
+        """Return what one of apt's programs answers on this root. Raises ResolveError `failing`, in apt's words."""
+        options = [part for name, value in self._options().items() for part in ("-o", f"{name}={value}")]
+        done = run(
+            [program, *options, *arguments], env=_environment(self.folder), check=False, timeout=timeout
+        )
+        if done.returncode != 0:
+            raise _explained(failing, done.stdout + done.stderr)
+        return done.stdout.decode(errors="replace")
+
+    def _options(self) -> Mapping[str, object]:
+        """Everything apt would else take from the host. Arguments, since apt.conf has no quoting for any path."""
+        return {
             "APT::Architecture": ARCHITECTURE,
             "APT::Architectures": ARCHITECTURE,
+            "APT::Get::AllowUnauthenticated": "false",
             "APT::Install-Recommends": "false",
-            "APT::Update::Error-Mode": "any",
-            "APT::Sandbox::User": "root",
+            "APT::Sandbox::User": "root",  # as root, apt would else become a user who cannot enter our folders
+            "APT::Update::Error-Mode": "any",  # an archive that does not answer is an error, not a warning
+            "Acquire::AllowInsecureRepositories": "false",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
             "Acquire::http::Timeout": "30",
+            "Acquire::https::Timeout": "30",
+            **_ca_bundle(),
+            "Debug::NoLocking": "true",  # we hold the folder ourselves
             "Dir::Cache": f"{self.folder}/cache",
-            "Dir::Etc::main": "/dev/null",
-            "Dir::Etc::parts": f"{self.folder}/parts",
             "Dir::Etc::preferences": f"{self.folder}/preferences",
-            "Dir::Etc::preferencesparts": f"{self.folder}/preferences.d",
-            "Dir::Etc::sourcelist": f"{self.folder}/sources.sources",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::Etc::sourcelist": f"{self.folder}/archives.sources",
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::trusted": "/dev/null",
-            "Dir::Etc::trustedparts": f"{self.folder}/trusted",
-            "Dir::State": str(self.folder),
+            "Dir::Etc::trustedparts": "/dev/null",
+            "Dir::Log": f"{self.folder}/log",
+            "Dir::State": self.folder,
             "Dir::State::lists": f"{self.folder}/lists",
             "Dir::State::status": f"{self.folder}/status",
-            "Dir::Log": f"{self.folder}/log",
         }
-        return "".join(f'{name} "{value}";\n' for name, value in settings.items())
-
-    def _source(self, archive: Archive) -> str:
-        suites = (
-            archive.suite
-            if archive.suite.endswith("-security")
-            else f"{archive.suite} {archive.suite}-updates"
-        )
-        return (
-            f"Types: deb\nURIs: {nearest(archive.uri)}\nSuites: {suites}\n"
-            f"Components: {' '.join(archive.components)}\nSigned-By: {KEYRING}\n"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DebianPart:
-    """What a resolved Debian side consists of."""
+    """What a resolved guest system consists of."""
 
     system: tuple[DebianPackage, ...]
     boot: tuple[DebianPackage, ...]
@@ -133,10 +139,10 @@ class DebianPart:
 def resolve_system(root: AptRoot, *, previous: Collection[DebianPackage], observer: Observer) -> DebianPart:
     """Resolve guest system, guest kernel and initramfs tools; versions in `previous` are kept where still offered."""
     with hold(root.folder / "hold"):
-        _refresh(root, previous)
-        system = _install(root, ("?essential", *SYSTEM))
+        root.update()
+        system = _install(root, ("?essential", *SYSTEM), previous=previous, observer=observer)
         kernel = _guest_kernel(root, previous)
-        boot = _show(root, (kernel, *BOOT))
+        boot = _show(root, [kernel, *BOOT])
     _tell_moved(previous, (*system, *boot), observer)
     return DebianPart(system=system, boot=boot, guest_kernel=kernel)
 
@@ -146,86 +152,60 @@ def resolve_tools(
 ) -> tuple[DebianPackage, ...]:
     """Resolve the file system tools with every library they need, the C library included."""
     with hold(root.folder / "hold"):
-        _refresh(root, previous)
-        tools = _install(root, TOOLS)
+        root.update()
+        tools = _install(root, TOOLS, previous=previous, observer=observer)
     _tell_moved(previous, tools, observer)
     return tools
 
 
-def _refresh(root: AptRoot, pins: Iterable[DebianPackage]) -> None:
-    if not KEYRING.is_file():
-        raise ProgramError(
-            "the keys of the Debian archive are not on this host",
-            details=f"{KEYRING} is missing",
-            hint="sudo apt-get install debian-archive-keyring",
-        )
-    require_program("gpgv")
-    root.lay_out(pins)
-    done = run(["apt-get", "update"], env=root.env, check=False, timeout=300)
-    if done.returncode != 0:
-        raise _explained("the Debian archive cannot be used", done.stdout + done.stderr, signed=True)
-
-
-def _install(root: AptRoot, names: Sequence[str]) -> tuple[DebianPackage, ...]:
-    """Return what apt would install for `names` into an empty system."""
-    done = run(
-        ["apt-get", "install", "--yes", "--print-uris", *names], env=root.env, check=False, timeout=120
-    )
-    if done.returncode != 0:
-        raise _explained("apt finds no set of Debian packages that fits", done.stdout + done.stderr)
-    wanted = []
-    for match in URI_LINE.finditer(done.stdout.decode()):
-        name, version, _ = unquote(unquote(match["uri"].rsplit("/", 1)[1])).removesuffix(".deb").split("_")
-        wanted.append((name, version))
-    return _show(root, [f"{name}={version}" for name, version in _with_epochs(root, wanted)])
-
-
-def _with_epochs(root: AptRoot, wanted: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pool file names drop a version's epoch; put it back by asking for the candidates."""
-    policy = run(
-        ["apt-cache", "policy", *(name for name, _ in wanted)], env=root.env, timeout=60
-    ).stdout.decode()
-    candidates = dict(re.findall(r"^(\S+):\n  Installed: .*\n  Candidate: (\S+)", policy, re.MULTILINE))
-    return [(name, candidates.get(name, version)) for name, version in wanted]
+def _install(
+    root: AptRoot, names: Iterable[str], *, previous: Collection[DebianPackage], observer: Observer
+) -> tuple[DebianPackage, ...]:
+    """Return what apt would install for `names` into an empty system, keeping `previous` if that can be."""
+    failing = f"apt finds no set of packages of Debian {root.release} that fits"
+    root.pin(previous)
+    try:
+        answer = root.ask("apt-get", "install", "--simulate", *names, failing=failing)
+    except ResolveError:
+        if not previous:
+            raise
+        observer.note("the kept Debian packages and the moved ones do not fit together; all of them move")
+        root.pin(())
+        answer = root.ask("apt-get", "install", "--simulate", *names, failing=failing)
+    return _show(root, [f"{match['name']}={match['version']}" for match in INSTALLED.finditer(answer)])
 
 
 def _guest_kernel(root: AptRoot, previous: Collection[DebianPackage]) -> str:
-    """Return the package that the guest kernel's meta package stands for; a kept one stays."""
-    pattern = re.compile(r"linux-image-\d[^ ,|]*-cloud-amd64")
+    """Return the package that the guest kernel's meta package stands for; a kept one that is still offered stays."""
     for package in previous:
-        if (
-            pattern.fullmatch(package.name)
-            and run(
-                ["apt-cache", "show", f"{package.name}={package.version}"], env=root.env, check=False
-            ).returncode
-            == 0
-        ):
-            return package.name
-    shown = run(
-        ["apt-cache", "show", "--no-all-versions", GUEST_KERNEL], env=root.env, timeout=60
-    ).stdout.decode()
-    found = pattern.search(shown)
+        if KERNEL_PACKAGE.fullmatch(package.name):
+            with suppress(ResolveError):
+                return _show(root, [f"{package.name}={package.version}"])[0].name
+    failing = f"`{GUEST_KERNEL}` of Debian {root.release} names no guest kernel"
+    found = KERNEL_PACKAGE.search(
+        root.ask("apt-cache", "show", "--no-all-versions", GUEST_KERNEL, failing=failing)
+    )
     if found is None:
-        raise ResolveError(f"`{GUEST_KERNEL}` of {root.release} names no guest kernel")
+        raise ResolveError(failing)
     return found[0]
 
 
-def _show(root: AptRoot, names: Sequence[str]) -> tuple[DebianPackage, ...]:
+def _show(root: AptRoot, names: Collection[str]) -> tuple[DebianPackage, ...]:
     """Return the packages as the signed lists describe them, sorted by name."""
-    done = run(["apt-cache", "show", "--no-all-versions", *names], env=root.env, timeout=60)
+    failing = f"the archive of Debian {root.release} does not describe what it offers"
+    answer = root.ask("apt-cache", "show", "--no-all-versions", *names, failing=failing)
     packages: dict[str, DebianPackage] = {}
-    for stanza in done.stdout.decode().split("\n\n"):
+    for stanza in answer.split("\n\n"):
         fields = dict(re.findall(r"^([A-Za-z0-9-]+): (.*)$", stanza, re.MULTILINE))
         if "Filename" in fields:
             packages.setdefault(fields["Package"], _package(root, fields))
-    missing = {name.partition("=")[0] for name in names} - packages.keys()
-    if missing:
-        raise ResolveError(f"the Debian archive does not describe {', '.join(sorted(missing))}")
+    if missing := {name.partition("=")[0] for name in names} - packages.keys():
+        raise ResolveError(failing, details="missing: " + ", ".join(sorted(missing)))
     return tuple(packages[name] for name in sorted(packages))
 
 
-def _package(root: AptRoot, fields: dict[str, str]) -> DebianPackage:
-    security = "pool/updates/" in fields["Filename"]
+def _package(root: AptRoot, fields: Mapping[str, str]) -> DebianPackage:
+    security = fields["Filename"].startswith("pool/updates/")
     return DebianPackage(
         name=fields["Package"],
         version=fields["Version"],
@@ -240,18 +220,88 @@ def _package(root: AptRoot, fields: dict[str, str]) -> DebianPackage:
 def _tell_moved(
     previous: Collection[DebianPackage], now: Iterable[DebianPackage], observer: Observer
 ) -> None:
+    """Say which kept versions could not be kept: a mirror offers only the newest few of each package."""
     kept = {package.name: package.version for package in previous}
     for package in now:
         before = kept.get(package.name, package.version)
         if before != package.version:
-            observer.note(f"`{package.name}` {before} has left the mirror; {package.version} is taken")
+            observer.note(
+                f"`{package.name}` {before} could not be kept; {package.version} is what the mirror has"
+            )
 
 
-def _explained(message: str, output: bytes, *, signed: bool = False) -> ResolveError:
+def _keyring() -> Path:
+    """Return the keys of the Debian archive as the host's distribution ships them: the one anchor of trust."""
+    for path in KEYRINGS:
+        if path.is_file():
+            return path
+    raise ProgramError(
+        "the keys of the Debian archive are not on this host",
+        details=" and ".join(f"`{path}`" for path in KEYRINGS) + " are both missing",
+        hint="sudo apt-get install debian-archive-keyring",
+    )
+
+
+def _source(archive: Archive, keyring: Path) -> str:
+    suites = (
+        archive.suite if archive.suite.endswith("-security") else f"{archive.suite} {archive.suite}-updates"
+    )
+    return (
+        f"Types: deb\nURIs: {nearest(archive.uri)}\nSuites: {suites}\n"
+        f"Components: {' '.join(archive.components)}\nSigned-By: {keyring}\n"
+    )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The environment of apt: proxies (apt knows their lower-case names only), plain English, our settings."""
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    return {
+        **{name.lower(): value for name, value in proxies.items()},
+        **proxies,
+        "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin",
+        "LC_ALL": "C.UTF-8",
+        "APT_CONFIG": f"{folder}/apt.conf",
+    }
+
+
+def _ca_bundle() -> dict[str, str]:
+    """The certificates that the user's other programs trust, for mirrors behind https."""
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := os.environ.get(name):
+            return {"Acquire::https::CaInfo": path}
+    return {}
+
+
+#: What apt says, and what to do then; the first that fits counts.
+HINTS = (
+    (
+        rb"NO_PUBKEY|Missing key",
+        "the host's keys are too old for this release: upgrade `debian-archive-keyring`",
+    ),
+    (
+        rb"not valid yet|is expired|has expired",
+        "is the clock of this host right? else the mirror is out of date",
+    ),
+    (
+        rb"BADSIG|NODATA|NOSPLIT|not signed|invalid|Bad signature|[Hh]ash.*mismatch|unexpected size",
+        "the archive is not what its signature says: do not trust this mirror or this network",
+    ),
+    (
+        rb"Unable to locate|unmet dependencies|has no installation candidate",
+        "the mirror may be in the middle of an update: try again in an hour",
+    ),
+)
+
+
+def _explained(message: str, output: bytes) -> ResolveError:
     """Return apt's own explanation, shortened to the lines that carry it."""
     lines = [line.strip() for line in output.decode(errors="replace").splitlines()]
-    carrying = [line for line in lines if re.match(r"(E:|W:|Err|\S+ : (Depends|Conflicts|Breaks))", line)]
-    hint = "check the network and MLVM_DEBIAN_MIRROR"
-    if signed and any(word in output for word in (b"NO_PUBKEY", b"BADSIG", b"not signed", b"invalid")):
-        hint = "the archive is not what its signature says: do not trust this mirror or this network"
-    return ResolveError(message, details="\n".join((carrying or lines)[:12]), hint=hint)
+    carrying = [
+        line for line in lines if re.match(r"(E:|W:|Err:|\S+ : (Pre)?(Depends|Conflicts|Breaks):)", line)
+    ]
+    hints = (hint for pattern, hint in HINTS if re.search(pattern, output))
+    return ResolveError(
+        message,
+        details="\n".join(dict.fromkeys(carrying or lines[-12:]))[:3000],
+        hint=next(hints, "check the network, and MLVM_DEBIAN_MIRROR if it is set"),
+    )

@@ -1,70 +1,116 @@
 """The difference between two locks, as a person wants to read it.
 
-Python first, since that is what people look for; then the guest's system, guest kernel and tools. The same version
+Python first, since that is what people look for; then the guest's system, tools and guest kernel. The same version
 with other bytes is never normal and is said loudly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-from packaging.version import InvalidVersion, Version
+from packaging.pylock import Package
+from packaging.version import Version
 
+from mlvm.lock.debversion import version_key
 from mlvm.lock.document import DebianPackage, Lock
+from mlvm.lock.fresh import input_reasons
 
-Contents = Mapping[str, tuple[str, str]]
+
+class Content(NamedTuple):
+    """What a lock says of one package: its version, the digest of its bytes, and the file's name."""
+
+    version: str
+    sha256: str
+    filename: str
+
+
+Contents = Mapping[str, Content]
 
 
 def describe(old: Lock, new: Lock) -> list[str]:
-    """Return the differences, one a line; empty when both mean the same image."""
-    lines = [
-        f"{key}: {old.inputs.get(key)} -> {new.inputs.get(key)}"
-        for key in sorted({*old.inputs, *new.inputs} - {"packages"})
-        if old.inputs.get(key) != new.inputs.get(key)
+    """Return the differences, one a line; empty when both say the same."""
+    lines = input_reasons(old.inputs, new.inputs)
+    lines += _compare("python", _wheels(old), _wheels(new), key=Version)
+    lines += _compare("system", _debs(old.system), _debs(new.system), key=version_key)
+    lines += _compare("tools", _debs(old.tools), _debs(new.tools), key=version_key)
+    lines += _guest_kernel(old, new)
+    lines += _compare("boot", _rest_of_boot(old), _rest_of_boot(new), key=version_key)
+    lines += _timestamps(old, new)
+    return lines + _image(old, new, nothing_moved=not lines)
+
+
+def _wheels(lock: Lock) -> Contents:
+    return {str(package.name): _wheel(package) for package in lock.python.packages}
+
+
+def _wheel(package: Package) -> Content:
+    wheels = package.wheels or ()
+    digest, filename = (wheels[0].hashes.get("sha256", ""), wheels[0].filename) if wheels else ("", "")
+    return Content(str(package.version), digest, filename)
+
+
+def _debs(packages: Iterable[DebianPackage]) -> Contents:
+    return {
+        package.name: Content(package.version, package.sha256, package.filename.rpartition("/")[2])
+        for package in packages
+    }
+
+
+def _compare(part: str, old: Contents, new: Contents, *, key: Callable[[str], Any]) -> list[str]:
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        if name not in old:
+            lines.append(f"{part}: + {name} {new[name].version}")
+        elif name not in new:
+            lines.append(f"{part}: - {name} {old[name].version}")
+        elif old[name].version != new[name].version:
+            before, after = old[name].version, new[name].version
+            word = " (downgrade)" if key(after) < key(before) else ""
+            lines.append(f"{part}:   {name} {before} -> {after}{word}")
+        elif old[name].sha256 != new[name].sha256:
+            lines.append(f"{part}: ! {name} {new[name].version} has other bytes{_how(old[name], new[name])}")
+    return lines
+
+
+def _how(old: Content, new: Content) -> str:
+    if old.filename != new.filename:
+        return f": {old.filename} -> {new.filename}"
+    return f" under the same name: sha256 {old.sha256[:12]}... -> {new.sha256[:12]}..."
+
+
+def _guest_kernel(old: Lock, new: Lock) -> list[str]:
+    """The guest kernel's version is part of its package's name, so a move looks like two packages elsewhere."""
+    before, after = _debs(old.boot)[old.guest_kernel], _debs(new.boot)[new.guest_kernel]
+    if old.guest_kernel == new.guest_kernel:
+        names = {old.guest_kernel: before}, {new.guest_kernel: after}
+        return _compare("guest kernel", *names, key=version_key)
+    word = " (downgrade)" if version_key(after.version) < version_key(before.version) else ""
+    return [
+        f"guest kernel:   {old.guest_kernel} {before.version} -> {new.guest_kernel} {after.version}{word}"
     ]
-    lines += _compare("python", _wheels(old), _wheels(new))
-    lines += _compare("system", _debs(old.system), _debs(new.system))
-    lines += _compare("boot", _debs(old.boot), _debs(new.boot))
-    lines += _compare("tools", _debs(old.tools), _debs(new.tools))
+
+
+def _rest_of_boot(lock: Lock) -> Contents:
+    return {name: content for name, content in _debs(lock.boot).items() if name != lock.guest_kernel}
+
+
+def _timestamps(old: Lock, new: Lock) -> list[str]:
     before = {archive.name: archive.timestamp for archive in old.archives}
-    lines += [
+    return [
         f"archive {archive.name}: {before[archive.name]} -> {archive.timestamp}"
         for archive in new.archives
         if before.get(archive.name, archive.timestamp) != archive.timestamp
     ]
-    return lines
 
 
-def _wheels(lock: Lock) -> Contents:
-    return {
-        str(package.name): (str(package.version), (package.wheels or ())[0].hashes.get("sha256", ""))
-        for package in lock.python.packages
-        if package.wheels
-    }
-
-
-def _debs(packages: Iterable[DebianPackage]) -> Contents:
-    return {package.name: (package.version, package.sha256) for package in packages}
-
-
-def _compare(part: str, old: Contents, new: Contents) -> list[str]:
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        if name not in old:
-            lines.append(f"{part}: + {name} {new[name][0]}")
-        elif name not in new:
-            lines.append(f"{part}: - {name} {old[name][0]}")
-        elif old[name][0] != new[name][0]:
-            word = _direction(old[name][0], new[name][0])
-            lines.append(f"{part}:   {name} {old[name][0]} -> {new[name][0]}{word}")
-        elif old[name][1] != new[name][1]:
-            lines.append(f"{part}: ! {name} {new[name][0]} has other bytes under the same version")
-    return lines
-
-
-def _direction(old: str, new: str) -> str:
-    """A downgrade is worth a word; an upgrade is what one expects."""
-    try:
-        return " (downgrade)" if Version(new) < Version(old) else ""
-    except InvalidVersion:
-        return ""
+def _image(old: Lock, new: Lock, *, nothing_moved: bool) -> list[str]:
+    """Other bytes made of the same things by the same builder are what locks are there to rule out."""
+    if old.image is None or new.image is None or old.image.builder != new.image.builder or not nothing_moved:
+        return []
+    return [
+        f"image: ! {name} has other bytes, made of the same packages:"
+        f" sha256 {old.image.digests[name][:12]}... -> {new.image.digests[name][:12]}..."
+        for name in sorted(old.image.digests.keys() & new.image.digests.keys())
+        if old.image.digests[name] != new.image.digests[name]
+    ]

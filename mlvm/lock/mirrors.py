@@ -7,13 +7,16 @@ part before `/debian` and `/debian-security`) is tried first when resolving and 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 from mlvm.download import Wanted
+from mlvm.errors import ResolveError
 from mlvm.lock.document import Archive, DebianPackage, Lock
 
 MIRROR = "http://deb.debian.org"
 SNAPSHOT = "https://snapshot.debian.org/archive"
+MIRROR_URL = re.compile(r"(?:https?|file)://[!-~]+")
 
 
 def archives(release: str, timestamp: str) -> tuple[Archive, ...]:
@@ -39,8 +42,13 @@ def archives(release: str, timestamp: str) -> tuple[Archive, ...]:
 
 
 def nearest(uri: str) -> str:
-    """Return `uri`, or the same place on the mirror that the user prefers."""
+    """Return `uri`, or the same place on the mirror that the user prefers. Raises ResolveError for none at all."""
     mirror = os.environ.get("MLVM_DEBIAN_MIRROR", "").rstrip("/")
+    if mirror and not MIRROR_URL.fullmatch(mirror):
+        raise ResolveError(
+            f"MLVM_DEBIAN_MIRROR is `{mirror}`, which is not the URL of a mirror",
+            hint="it is what stands before `/debian` and `/debian-security`, such as http://deb.debian.org",
+        )
     return mirror + uri.removeprefix(MIRROR) if mirror and uri.startswith(MIRROR) else uri
 
 

@@ -1,37 +1,57 @@
 """Resolve the Python part of a lock with uv, for the guest's Python and C library, not the host's.
 
 uv writes a PEP 751 document with every wheel that might do. We keep the one the guest will use (the best by
-`packaging.tags`): a lock is for one box, and what it does not name cannot be installed by mistake.
+`packaging.tags`): a lock is for one box, and what it does not name cannot be installed by mistake. What an earlier
+lock has is given to uv as its own earlier output, so that it keeps what fits.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import tomllib
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import tomli_w
 from packaging.pylock import Package, PackageWheel, Pylock
 from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import BuildTag, parse_wheel_filename
 
-from mlvm.errors import ResolveError
+from mlvm.errors import ProgramError, ResolveError
 from mlvm.process import run
 
-#: glibc of each release: the newest manylinux wheel that loads there.
+#: Minor version of the C library of each release: the newest manylinux wheel that loads there.
 GLIBC_MINOR = {"bookworm": 36, "trixie": 41}
+#: The newest C library that uv knows a platform name for; wheels for still newer ones are rare.
+UV_GLIBC_MINOR = 40
+#: The exact Python of each release. Debian keeps it for the life of a release, with fixes in its own version.
+PYTHON_FULL = {"bookworm": "3.11.2", "trixie": "3.13.5"}
 
 #: Always there: what makes a box a kernel.
 ALWAYS = ("ipykernel",)
 
-#: Settings of the host's own Python tools that must not leak into a lock; an index the user chose for uv may.
-DROPPED = re.compile(r"(UV|PIP|VIRTUAL_ENV|PYTHON)")
-KEPT = {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_OFFLINE", "UV_NATIVE_TLS", "UV_HTTP_TIMEOUT"}
+#: Settings of the host's own Python tools that must not leak into a lock; where the user wants uv to look may.
+DROPPED = re.compile(r"UV_|PIP_|PYTHON|VIRTUAL_ENV|CONDA_")
+KEPT = re.compile(
+    r"UV_(DEFAULT_INDEX|INDEX|INDEX_URL|INDEX_\w+_(USERNAME|PASSWORD)|KEYRING_PROVIDER"
+    r"|OFFLINE|NATIVE_TLS|SYSTEM_CERTS|HTTP_TIMEOUT|HTTP_RETRIES)"
+)
+
+#: What uv puts before its lines: a drawn frame, "error:", "cause:".
+FRAME = re.compile(r"^[\s\u00d7\u2500-\u257f\u25b6]*(?:(?:error|cause|Caused by):\s*)?")
+
+#: uv speaks to who typed the requirements; here they come from a spec.
+WORDS = {
+    "your requirements": "the spec's requirements",
+    "you require": "the spec requires",
+    "You require": "The spec requires",
+}
 
 
 def resolve_python(
@@ -47,20 +67,20 @@ def resolve_python(
 
     Versions in `previous` are kept while they fit, but for those in `upgrade`. Raises ResolveError in uv's words.
     """
-    import uv  # noqa: PLC0415  (only to find its executable)
-
     with tempfile.TemporaryDirectory(prefix="mlvm-lock-") as name:
         folder = Path(name)
         (folder / "requirements.in").write_text("".join(f"{line}\n" for line in (*requirements, *ALWAYS)))
         output = folder / "pylock.toml"
         if previous is not None:
             output.write_text(tomli_w.dumps(previous.to_dict()))
-        command = [
-            uv.find_uv_bin(), "pip", "compile", "requirements.in",
-            "--format", "pylock.toml", "--output-file", str(output),
-            "--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC_MINOR[release]}",
-            "--only-binary", ":all:", "--no-header", "--no-annotate", "--no-config", "--quiet",
-            "--cache-dir", str(cache_folder),
+        command: list[str | Path] = [
+            _uv(), "pip", "compile", "requirements.in",
+            "--format", "pylock.toml", "--output-file", output,
+            "--python-version", PYTHON_FULL.get(release, python),
+            "--python-platform", f"x86_64-manylinux_2_{min(GLIBC_MINOR[release], UV_GLIBC_MINOR)}",
+            "--python", sys.executable,  # only to have one; it is never looked at for versions
+            "--only-binary", ":all:", "--no-header", "--no-annotate", "--no-config", "--quiet", "--color", "never",
+            "--cache-dir", cache_folder,
             *(part for name in sorted(upgrade) for part in ("--upgrade-package", name)),
         ]  # fmt: skip
         done = run(command, env=_environment(), cwd=folder, check=False, timeout=600)
@@ -80,21 +100,28 @@ def cut_down(pylock: Pylock, *, python: str, release: str) -> Pylock:
 
 
 def best_wheel(package: Package, *, python: str, release: str) -> PackageWheel:
-    """Return the wheel of `package` that fits the guest best."""
+    """Return the wheel of `package` that fits the guest best: by tags, then by the highest build number."""
+    wheels = package.wheels or ()
     ranks = _ranks(python, release)
-    ranked = []
-    for wheel in package.wheels or ():
-        filename = wheel.name or (wheel.url or "").rsplit("/", 1)[-1]
-        fitting = [ranks[tag] for tag in parse_wheel_filename(filename)[3] if tag in ranks]
-        if fitting:
-            ranked.append((min(fitting), filename, wheel))
-    if not ranked:
+    fitting: list[tuple[int, BuildTag, str, PackageWheel]] = []
+    for wheel in wheels:
+        _, _, build, tags = parse_wheel_filename(wheel.filename)
+        if found := [ranks[tag] for tag in tags if tag in ranks]:
+            fitting.append((-min(found), build, wheel.filename, wheel))
+    if not fitting:
         raise ResolveError(
             f"`{package.name}` {package.version} has no wheel for Python {python} on Debian {release}",
-            details="wheels: " + (", ".join(w.name or "" for w in package.wheels or ()) or "none"),
+            details="wheels: " + (", ".join(wheel.filename for wheel in wheels) or "none"),
             hint="ask for another version of it, or another Python",
         )
-    return min(ranked, key=lambda entry: entry[:2])[2]
+    wheel = max(fitting, key=lambda entry: entry[:3])[3]
+    if wheel.url is None or urlsplit(wheel.url).scheme not in {"http", "https", "file"}:
+        raise ResolveError(
+            f"`{package.name}` {package.version} is at a place that nobody else can reach",
+            details=str(wheel.url or wheel.path),
+            hint="take it from a package index",
+        )
+    return wheel
 
 
 @cache
@@ -110,24 +137,48 @@ def _ranks(python: str, release: str) -> dict[Tag, int]:
     return {tag: rank for rank, tag in reversed(list(enumerate(tags)))}
 
 
+def _uv() -> str:
+    """Return uv's executable, which its Python package brings along."""
+    import uv  # noqa: PLC0415  (only resolving needs it)
+
+    try:
+        return uv.find_uv_bin()
+    except FileNotFoundError:
+        raise ProgramError(
+            "the program of the Python package `uv` is missing", hint="pip install uv"
+        ) from None
+
+
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name in KEPT or not DROPPED.match(name)}
+    return {
+        name: value for name, value in os.environ.items() if KEPT.fullmatch(name) or not DROPPED.match(name)
+    }
 
 
 def _explained(said: str, *, python: str, release: str) -> ResolveError:
-    """Return uv's explanation without its frame, and a hint for the usual causes."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", said)
-    text = text.replace("you require", "the spec requires").replace("your requirements", "the spec")
-    lines = [re.sub(r"^[^\w`(]+", "", line).rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("warning:", "Resolved"))]
-    joined = " ".join(lines)
-    hint = "loosen one of the requirements named above"
-    if "was not found in the package registry" in joined:
-        hint = "check the spelling of the package's name"
-    elif "no usable wheels" in joined or "has no wheels" in joined or "only-binary" in joined:
-        missing = re.search(r"([A-Za-z0-9._-]+)(?:==\S+)? has no", joined)
-        name = f"`{canonicalize_name(missing[1])}`" if missing else "one of them"
-        hint = f"{name} has no wheel that Python {python} on Debian {release} can use; ask for another version of it"
-    elif any(word in joined for word in ("dns error", "Failed to fetch", "error sending request", "offline")):
-        hint = "check the network"
-    return ResolveError("no set of Python packages fits the spec", details="\n".join(lines[:16]), hint=hint)
+    """Return uv's explanation without its frame and its options, and a hint for the usual causes."""
+    lines = []
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", said).splitlines():
+        bare = FRAME.sub("", line).strip()
+        if bare and "--" not in bare and not bare.startswith(("warning:", "No solution found")):
+            for uvs, ours in WORDS.items():
+                bare = bare.replace(uvs, ours)
+            lines.append(bare)
+    return ResolveError(
+        "no set of Python packages fits the spec",
+        details="\n".join(lines)[:3000],
+        hint=_hint(" ".join(lines), python=python, release=release),
+    )
+
+
+def _hint(said: str, *, python: str, release: str) -> str:
+    if re.search(r"dns error|[Ff]ailed to fetch|error sending request|network (was|is) disabled", said):
+        return "check the network"
+    if found := re.search(r"(\S+) was not found in the package registry", said):
+        return f"check the spelling of `{found[1]}`"
+    if found := re.search(r"([A-Za-z0-9][\w.-]*)(?:[<>=!~]\S*)? has no (?:usable )?wheels", said):
+        return (
+            f"`{found[1]}` has no wheel that Python {python} on Debian {release} can use;"
+            " ask for another version of it, or another Python"
+        )
+    return "loosen one of the requirements named above"

@@ -20,7 +20,6 @@ from mlvm.lock.debian import (
     ARCHITECTURE,
     TOOLS_RELEASE,
     AptRoot,
-    DebianPart,
     resolve_system,
     resolve_tools,
 )
@@ -46,52 +45,59 @@ def resolve(
     everything. Raises ResolveError in the resolvers' own words, and when a package's scripts do what no builder step
     does. Leaves the .debs in the store's blobs: the scripts are inside them.
     """
-    if upgrade is not None and not upgrade:
-        previous = None
-    moving: set[str] = {canonicalize_name(name) for name in upgrade or ()}
+    moving = frozenset(upgrade or ())
     _check_known(moving, previous)
-    kept = [package for package in (previous.debs() if previous else ()) if package.name not in moving]
+    kept = None if upgrade is not None and not upgrade else previous
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3, thread_name_prefix="resolve") as pool:
         python = pool.submit(
             resolve_python,
             spec.packages,
             python=spec.python,
             release=spec.debian,
             cache_folder=home.cache / "uv",
-            previous=previous.python if previous else None,
-            upgrade=moving,
+            previous=kept.python if kept else None,
+            upgrade={canonicalize_name(name) for name in moving},
         )
-        debian, tools = _resolve_debian(spec, home, stamp, kept, observer)
-        lock = Lock(
-            name=spec.name,
-            inputs=spec.resolution_inputs(),
-            architecture=ARCHITECTURE,
-            guest_kernel=debian.guest_kernel,
-            archives=_archives(spec.debian, stamp),
-            system=debian.system,
-            boot=debian.boot,
-            tools=tools,
-            python=python.result(),
+        system = pool.submit(
+            resolve_system,
+            _apt_root(home, spec.debian, "system", stamp),
+            previous=_staying((*kept.system, *kept.boot), spec.debian, moving) if kept else (),
+            observer=observer,
         )
+        tools = pool.submit(
+            resolve_tools,
+            _apt_root(home, TOOLS_RELEASE, "tools", stamp),
+            previous=_staying(kept.tools, TOOLS_RELEASE, moving) if kept else (),
+            observer=observer,
+        )
+    debian = system.result()
+    lock = Lock(
+        name=spec.name,
+        inputs=spec.resolution_inputs(),
+        architecture=ARCHITECTURE,
+        guest_kernel=debian.guest_kernel,
+        archives=_archives(spec.debian, stamp),
+        system=debian.system,
+        boot=debian.boot,
+        tools=tools.result(),
+        python=python.result(),
+    )
     lock = _keep_what_did_not_move(lock, previous)
     _check_scripts(lock, home, observer)
     return lock
 
 
-def _resolve_debian(
-    spec: Spec, home: Home, stamp: str, kept: list[DebianPackage], observer: Observer
-) -> tuple[DebianPart, tuple[DebianPackage, ...]]:
-    def of(release: str) -> list[DebianPackage]:
-        return [package for package in kept if package.archive in {release, f"{release}-security"}]
+def _staying(packages: Iterable[DebianPackage], release: str, moving: Collection[str]) -> list[DebianPackage]:
+    """The packages whose versions are to stay: those of another release could not, if the spec changed it."""
+    own = {release, f"{release}-security"}
+    return [package for package in packages if package.archive in own and package.name not in moving]
 
-    def root(release: str, part: str) -> AptRoot:
-        folder = home.cache / "apt" / f"{release}-{part}"
-        return AptRoot(folder=folder, release=release, archives=archives(release, stamp))
 
-    debian = resolve_system(root(spec.debian, "system"), previous=of(spec.debian), observer=observer)
-    tools = resolve_tools(root(TOOLS_RELEASE, "tools"), previous=of(TOOLS_RELEASE), observer=observer)
-    return debian, tools
+def _apt_root(home: Home, release: str, part: str, stamp: str) -> AptRoot:
+    """Guest and tools have roots of their own: they keep different versions, and are resolved at the same time."""
+    folder = home.cache / "apt" / f"{release}-{part}"
+    return AptRoot(folder=folder, release=release, archives=archives(release, stamp))
 
 
 def _archives(release: str, stamp: str) -> tuple[Archive, ...]:
@@ -113,24 +119,27 @@ def _keep_what_did_not_move(lock: Lock, previous: Lock | None) -> Lock:
             for archive in lock.archives
         ),
     )
-    same = (lock.system, lock.boot, lock.tools, lock.python) == (
-        previous.system,
-        previous.boot,
-        previous.tools,
-        previous.python,
-    )
-    return replace(lock, image=previous.image) if same else lock
+    return replace(lock, image=previous.image) if _made_of(lock) == _made_of(previous) else lock
 
 
 def _from(packages: Iterable[DebianPackage], archive: Archive) -> list[DebianPackage]:
     return [package for package in packages if package.archive == archive.name]
 
 
-def _check_known(moving: set[str], previous: Lock | None) -> None:
+def _made_of(lock: Lock) -> object:
+    """What an image's bytes depend on; the requirements and the archives' timestamps are not among it."""
+    wheels = [(package.name, package.version, package.wheels) for package in lock.python.packages]
+    return lock.guest_kernel, lock.system, lock.boot, lock.tools, lock.inputs["python"], wheels
+
+
+def _check_known(moving: Collection[str], previous: Lock | None) -> None:
+    """A name that nothing has is a slip of the hand. Debian's names are used as they are, Python's in any spelling."""
     if previous is None:
         return
-    known = {str(package.name) for package in previous.python.packages} | {p.name for p in previous.debs()}
-    if unknown := sorted(moving - known):
+    debs = {package.name for package in previous.debs()}
+    wheels = {str(package.name) for package in previous.python.packages}
+    unknown = [name for name in sorted(moving) if name not in debs and canonicalize_name(name) not in wheels]
+    if unknown:
         raise ResolveError(
             f"nothing called {', '.join(f'`{name}`' for name in unknown)} is in the lock",
             hint="`mlvm show lock` lists what is; `mlvm lock --upgrade` without names moves everything",

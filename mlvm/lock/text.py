@@ -1,7 +1,8 @@
 """A lock as text: TOML, read strictly, written so that it diffs well.
 
 One block a package, sorted; no line that depends on when or where it was written except the archive's timestamp. The
-reader gathers every complaint with its path in the document, since a half-merged lock usually has several.
+reader gathers every complaint with its path in the document, since a half-merged lock usually has several, and takes
+nothing on trust that later becomes part of a URL, a path or a command.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tomli_w
-from packaging.pylock import Pylock, PylockValidationError
+from packaging.pylock import Package, Pylock, PylockValidationError
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import Version
 
 from mlvm.errors import LockError
 from mlvm.lock.document import LOCK_VERSION, Archive, DebianPackage, ImageRecord, Lock
@@ -26,21 +30,25 @@ HEADER = """\
 """
 
 LISTS = ("system", "boot", "tools")
-KEYS = {
-    "lock-version",
-    "name",
-    "inputs",
-    "architecture",
-    "guest-kernel",
-    "archives",
-    "python",
-    "image",
-    *LISTS,
-}
-SHA256 = re.compile(r"[0-9a-f]{64}")
-#: A pool path stays below its archive: no way up, no absolute path, nothing a URL would read otherwise.
-POOL_PATH = re.compile(r"pool/(?:[A-Za-z0-9+._~%-]+/)*[A-Za-z0-9+._~%-]+\.deb")
-PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+
+
+class Form(NamedTuple):
+    """What a text must look like, for the reader and in words."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+ANY = Form(re.compile(r"[^\x00-\x1f\x7f]+"), "text in one line")
+BOX_NAME = Form(re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"), "the name of a box")
+PYTHON = Form(re.compile(r"3\.[0-9]{1,2}"), "a Python such as 3.11")
+SHA256 = Form(re.compile(r"[0-9a-f]{64}"), "a SHA-256 digest of 64 hexadecimal digits")
+URL = Form(re.compile(r"(?:https?|file)://[!-~]+"), "a URL of http, https or file")
+TIMESTAMP = Form(re.compile(r"[0-9]{8}T[0-9]{6}Z"), "a moment such as 20261123T160000Z")
+WORD = Form(re.compile(r"[a-z0-9][a-z0-9+.-]*"), "a name as Debian writes them")
+DEB_VERSION = Form(re.compile(r"(?:[0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*"), "a Debian version")
+#: Stays below its archive: no way up, no absolute path, nothing that a URL would read in another way.
+POOL_PATH = Form(re.compile(r"pool(?:/(?!\.)[A-Za-z0-9+._~-]+)+\.deb"), "a path in a Debian pool")
 
 
 def dumps(lock: Lock) -> str:
@@ -79,167 +87,240 @@ def loads(text: str, *, path: Path | None = None) -> Lock:
     where = f"`{path or 'mlvm.lock'}`"
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as broken:
-        hint = "a merge conflict? take either side, then `mlvm lock`" if "<<<<<<<" in text else "mlvm lock"
+    except (ValueError, RecursionError) as broken:
+        hint = (
+            "this looks like a merge conflict: take either side whole, then `mlvm lock`"
+            if re.search(r"^(<<<<<<<|>>>>>>>)", text, re.MULTILINE)
+            else "take it from version control, or remove it and `mlvm lock`"
+        )
         raise LockError(f"{where} is not TOML: {broken}", hint=hint) from None
     version = document.get("lock-version")
-    if version != LOCK_VERSION:
+    if version != LOCK_VERSION or version is True:
         raise LockError(
-            f"{where} has lock-version {version!r}; this mlvm reads {LOCK_VERSION}",
-            hint="upgrade mlvm, or write the lock anew with `mlvm lock`",
+            f"{where} has lock-version {_shown(version)}; this mlvm reads {LOCK_VERSION}",
+            hint="upgrade mlvm, or remove the file and `mlvm lock`",
         )
-    reader = _Reader()
-    lock = reader.lock(document)
-    if reader.complaints or lock is None:
-        raise LockError(f"{where} is not a lock", details="\n".join(reader.complaints), hint="mlvm lock")
+    complaints: list[str] = []
+    lock = _read(_Table(document, "", complaints))
+    if complaints:
+        raise LockError(
+            f"{where} is not a lock",
+            details="\n".join(complaints),
+            hint="take it from version control, or remove it and `mlvm lock`",
+        )
     return lock
 
 
-class _Reader:
-    """Reads the parts of a document; what is wrong is kept with its path, and reading goes on."""
+class _Table:
+    """One table of the document: gives values of the wanted kind, or complains and gives an empty one.
 
-    def __init__(self) -> None:
-        self.complaints: list[str] = []
+    A key that nobody asked for by `close` is unknown, so there is no second list of keys to keep right.
+    """
 
-    def lock(self, document: Mapping[str, Any]) -> Lock | None:
-        self.complaints += [f"{key}: unknown key" for key in sorted(document.keys() - KEYS)]
-        archives = self.rows(document, "archives", Archive)
-        lists = {name: self.rows(document, name, DebianPackage) for name in LISTS}
-        name = self.text(document, "name")
-        architecture = self.text(document, "architecture")
-        guest_kernel = self.text(document, "guest-kernel")
-        inputs = self.table(document, "inputs")
-        image = self.image(document)
-        python = self.python(document)
-        self.cross_check(archives, lists, guest_kernel)
-        if self.complaints or python is None:
-            return None
-        return Lock(
-            name=name,
-            inputs=inputs,
-            architecture=architecture,
-            guest_kernel=guest_kernel,
-            archives=archives,
-            system=lists["system"],
-            boot=lists["boot"],
-            tools=lists["tools"],
-            python=python,
-            image=image,
-        )
+    def __init__(self, content: Mapping[str, Any], path: str, complaints: list[str]) -> None:
+        self.content = content
+        self.path = path
+        self.complaints = complaints
+        self.asked: set[str] = set()
 
-    def text(self, table: Mapping[str, Any], key: str, path: str = "") -> str:
-        value = table.get(key)
-        if not isinstance(value, str) or not value:
-            self.complaints.append(f"{path}{key}: text is wanted, found {_shown(value)}")
+    def get(self, key: str) -> Any:
+        self.asked.add(key)
+        return self.content.get(key)
+
+    def complain(self, key: str, wanted: str, found: object) -> None:
+        self.complaints.append(f"{self.path}{key}: {wanted} is wanted, found {_shown(found)}")
+
+    def text(self, key: str, form: Form = ANY) -> str:
+        value = self.get(key)
+        if not isinstance(value, str) or not form.pattern.fullmatch(value):
+            self.complain(key, form.words, value)
             return ""
         return value
 
-    def table(self, table: Mapping[str, Any], key: str) -> dict[str, Any]:
-        value = table.get(key)
-        if not isinstance(value, dict):
-            self.complaints.append(f"{key}: a table is wanted, found {_shown(value)}")
-            return {}
-        return value
-
-    def rows(self, document: Mapping[str, Any], key: str, kind: type[Any]) -> tuple[Any, ...]:
-        """Read an array of tables, one frozen `kind` each; names must be sorted and there once."""
-        found = document.get(key)
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            self.complaints.append(f"{key}: an array of tables is wanted, found {_shown(found)}")
-            return ()
-        rows = [self.row(row, f"{key}[{index}].", kind) for index, row in enumerate(found)]
-        names = [str(row.get("name")) for row in found]
-        if names != sorted(set(names)):
-            self.complaints.append(f"{key}: names must be sorted, and each there once")
-        return tuple(row for row in rows if row is not None)
-
-    def row(self, row: Mapping[str, Any], path: str, kind: type[Any]) -> Any:
-        before = len(self.complaints)
-        known = {field.name for field in fields(kind)}
-        self.complaints += [f"{path}{key}: unknown key" for key in sorted(row.keys() - known)]
-        values: dict[str, Any] = {}
-        for field in fields(kind):
-            if field.type == "int":
-                values[field.name] = self.count(row, field.name, path)
-            elif field.type == "str":
-                values[field.name] = self.text(row, field.name, path)
-            else:
-                values[field.name] = self.words(row, field.name, path)
-        if kind is DebianPackage:
-            self.form(values, "name", PACKAGE_NAME, path)
-            self.form(values, "sha256", SHA256, path)
-            self.form(values, "filename", POOL_PATH, path)
-        return kind(**values) if len(self.complaints) == before else None
-
-    def form(self, values: Mapping[str, Any], key: str, form: re.Pattern[str], path: str) -> None:
-        value = values[key]
-        if value and (not form.fullmatch(value) or ".." in value.split("/")):
-            self.complaints.append(f"{path}{key}: {_shown(value)} has not the form of one")
-
-    def count(self, row: Mapping[str, Any], key: str, path: str) -> int:
-        value = row.get(key)
+    def count(self, key: str) -> int:
+        value = self.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            self.complaints.append(f"{path}{key}: a whole number is wanted, found {_shown(value)}")
+            self.complain(key, "a whole number", value)
             return 0
         return value
 
-    def words(self, row: Mapping[str, Any], key: str, path: str) -> tuple[str, ...]:
-        value = row.get(key)
-        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-            self.complaints.append(f"{path}{key}: an array of text is wanted, found {_shown(value)}")
+    def texts(self, key: str, form: Form = ANY) -> tuple[str, ...]:
+        value = self.get(key)
+        if not isinstance(value, list) or not all(
+            isinstance(text, str) and form.pattern.fullmatch(text) for text in value
+        ):
+            self.complain(key, f"an array, each {form.words},", value)
             return ()
         return tuple(value)
 
-    def image(self, document: Mapping[str, Any]) -> ImageRecord | None:
-        if "image" not in document:
-            return None
-        found = self.table(document, "image")
-        self.complaints += [
-            f"image.{key}: unknown key" for key in sorted(found.keys() - {"builder", "digests"})
+    def table(self, key: str) -> _Table:
+        value = self.get(key)
+        if not isinstance(value, dict):
+            self.complain(key, "a table", value)
+            return _Table({}, "", [])  # one complaint is enough: what it would hold is not missed
+        return _Table(value, f"{self.path}{key}.", self.complaints)
+
+    def tables(self, key: str) -> list[_Table]:
+        """The tables of an array, whose names must be sorted and there once."""
+        value = self.get(key)
+        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+            self.complain(key, "an array of tables", value)
+            return []
+        names = [str(row.get("name")) for row in value]
+        for before, after in pairwise(names):
+            if before >= after:
+                problem = "is there twice" if before == after else f"must stand before `{before}`"
+                self.complaints.append(f"{self.path}{key}: `{after}` {problem}")
+        return [
+            _Table(row, f"{self.path}{key}[{index}].", self.complaints) for index, row in enumerate(value)
         ]
-        digests = found.get("digests")
-        if not isinstance(digests, dict) or not all(
-            isinstance(value, str) and SHA256.fullmatch(value) for value in digests.values()
-        ):
-            self.complaints.append("image.digests: a table of digests is wanted")
-            return None
-        return ImageRecord(builder=self.count(found, "builder", "image."), digests=digests)
 
-    def python(self, document: Mapping[str, Any]) -> Pylock | None:
-        found = self.table(document, "python")
+    def close(self) -> None:
+        self.complaints += [
+            f"{self.path}{key}: unknown key" for key in sorted(self.content.keys() - self.asked)
+        ]
+
+
+def _read(document: _Table) -> Lock:
+    """Return the lock; it means something only when there are no complaints."""
+    document.asked.add("lock-version")
+    archives = tuple(_archive(table) for table in document.tables("archives"))
+    lists = {key: tuple(_package(table) for table in document.tables(key)) for key in LISTS}
+    python = _python(document)
+    lock = Lock(
+        name=document.text("name", BOX_NAME),
+        inputs=_inputs(document.table("inputs")),
+        architecture=document.text("architecture", WORD),
+        guest_kernel=document.text("guest-kernel", WORD),
+        archives=archives,
+        **lists,
+        python=python,
+        image=_image(document.table("image")) if "image" in document.content else None,
+    )
+    document.close()
+    if not document.complaints:
+        document.complaints += _cross_check(lock)
+    return lock
+
+
+def _inputs(table: _Table) -> dict[str, object]:
+    packages = list(table.texts("packages"))
+    for index, text in enumerate(packages):
         try:
-            pylock = Pylock.from_dict(found)
-        except PylockValidationError as wrong:
-            self.complaints.append(f"python: {wrong}")
-            return None
-        for index, package in enumerate(pylock.packages):
-            path = f"python.packages[{index}]"
-            wheels = package.wheels or ()
-            if len(wheels) != 1 or package.sdist or package.vcs or package.directory or package.archive:
-                self.complaints.append(f"{path}: exactly one wheel is wanted")
-                continue
-            digest = wheels[0].hashes.get("sha256", "")
-            if not SHA256.fullmatch(digest):
-                self.complaints.append(
-                    f"{path}.wheels[0].hashes.sha256: {_shown(digest)} has not the form of one"
-                )
-            if not wheels[0].url:
-                self.complaints.append(f"{path}.wheels[0].url: text is wanted, found nothing")
-        return pylock
+            Requirement(text)
+        except InvalidRequirement:
+            table.complain(f"packages[{index}]", "a requirement", text)
+    found: dict[str, object] = {
+        "debian": table.text("debian", WORD),
+        "python": table.text("python", PYTHON),
+        "packages": packages,
+    }
+    table.close()
+    return found
 
-    def cross_check(
-        self, archives: tuple[Archive, ...], lists: Mapping[str, tuple[DebianPackage, ...]], guest_kernel: str
-    ) -> None:
-        known = {archive.name for archive in archives}
-        for key, packages in lists.items():
-            self.complaints += [
-                f"{key}: `{package.name}` is from archive `{package.archive}`, which is not among the archives"
-                for package in packages
-                if package.archive not in known
-            ]
-        if guest_kernel and lists["boot"] and guest_kernel not in {package.name for package in lists["boot"]}:
-            self.complaints.append(f"guest-kernel: `{guest_kernel}` is not among the packages of boot")
+
+def _archive(table: _Table) -> Archive:
+    archive = Archive(
+        name=table.text("name", WORD),
+        uri=table.text("uri", URL),
+        snapshot=table.text("snapshot", URL),
+        suite=table.text("suite", WORD),
+        components=table.texts("components", WORD),
+        timestamp=table.text("timestamp", TIMESTAMP),
+    )
+    table.close()
+    return archive
+
+
+def _package(table: _Table) -> DebianPackage:
+    package = DebianPackage(
+        name=table.text("name", WORD),
+        version=table.text("version", DEB_VERSION),
+        architecture=table.text("architecture", WORD),
+        archive=table.text("archive", WORD),
+        filename=table.text("filename", POOL_PATH),
+        size=table.count("size"),
+        sha256=table.text("sha256", SHA256),
+    )
+    table.close()
+    return package
+
+
+def _image(table: _Table) -> ImageRecord:
+    digests = table.table("digests")
+    record = ImageRecord(
+        builder=table.count("builder"),
+        digests={key: digests.text(key, SHA256) for key in digests.content},
+    )
+    table.close()
+    return record
+
+
+def _python(document: _Table) -> Pylock:
+    found = document.table("python")
+    try:
+        pylock = Pylock.from_dict(found.content)
+    except PylockValidationError as wrong:
+        path = f"python.{wrong.context}" if wrong.context else "python"
+        document.complaints.append(f"{path}: {wrong.message}")
+        return Pylock(lock_version=Version("1.0"), created_by="mlvm", packages=[])
+    document.complaints += _unknown_keys(found.content, pylock.to_dict(), "python")
+    for index, package in enumerate(pylock.packages):
+        document.complaints += _wheel_complaints(package, f"python.packages[{index}]")
+    names = [package.name for package in pylock.packages]
+    if names != sorted(set(names)):
+        document.complaints.append("python.packages: names must be sorted, and each there once")
+    return pylock
+
+
+def _unknown_keys(found: object, understood: object, path: str) -> list[str]:
+    """`packaging` reads the keys it knows and drops the others: what is missing from its copy is unknown."""
+    if isinstance(found, dict) and isinstance(understood, dict):
+        unknown = [f"{path}.{key}: unknown key" for key in sorted(found.keys() - understood.keys())]
+        shared = sorted(found.keys() & understood.keys())
+        return unknown + [
+            line for key in shared for line in _unknown_keys(found[key], understood[key], f"{path}.{key}")
+        ]
+    if isinstance(found, list) and isinstance(understood, list):
+        return [
+            line
+            for index, (mine, theirs) in enumerate(zip(found, understood, strict=False))
+            for line in _unknown_keys(mine, theirs, f"{path}[{index}]")
+        ]
+    return []
+
+
+def _wheel_complaints(package: Package, path: str) -> list[str]:
+    """Say what keeps a package from being one wheel with one digest at one place; `packaging` checked its name."""
+    wheels = package.wheels or ()
+    if len(wheels) != 1 or package.sdist or package.vcs or package.directory or package.archive:
+        return [f"{path}: exactly one wheel is wanted"]
+    table = _Table({"url": wheels[0].url, **wheels[0].hashes}, f"{path}.wheels[0].", [])
+    table.text("url", URL)
+    table.path += "hashes."
+    table.text("sha256", SHA256)
+    if wheels[0].path is not None:
+        table.complaints.append(f"{path}.wheels[0].path: unknown key")
+    return table.complaints
+
+
+def _cross_check(lock: Lock) -> list[str]:
+    """Say what does not fit together in a document whose parts are all right."""
+    known = {archive.name for archive in lock.archives}
+    complaints = [
+        f"{key}: `{package.name}` is from archive `{package.archive}`, which is not among the archives"
+        for key in LISTS
+        for package in getattr(lock, key)
+        if package.archive not in known
+    ]
+    if lock.guest_kernel not in {package.name for package in lock.boot}:
+        complaints.append(f"guest-kernel: `{lock.guest_kernel}` is not among the packages of boot")
+    return complaints
 
 
 def _shown(value: object) -> str:
-    return "nothing" if value is None else repr(value)[:60]
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict | list):
+        return f"a{' table' if isinstance(value, dict) else 'n array'}"
+    return repr(value)[:60]
