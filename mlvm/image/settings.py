@@ -53,13 +53,13 @@ TIMESTAMP_NSEC={SOURCE_DATE}000000000
 
 FILES: Mapping[str, str] = {
     "etc/.updated": _UPDATED,
-    "etc/default/locale": "LANG=C.UTF-8\n",
     "etc/fstab": "# The initramfs mounts the root.\n",
     "etc/hostname": f"{HOSTNAME}\n",
     "etc/hosts": (
         f"127.0.0.1\tlocalhost\n127.0.1.1\t{HOSTNAME}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
         "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n"
     ),
+    "etc/locale.conf": "LANG=C.UTF-8\n",
     "etc/machine-id": "",
     "etc/resolv.conf": f"nameserver {NAMESERVER}\n",
     "etc/ssh/sshd_config.d/mlvm.conf": _SSHD,
@@ -95,6 +95,7 @@ MASKED = (
     "systemd-remount-fs.service",
     "systemd-sysusers.service",
     "systemd-update-done.service",
+    "tmp.mount",  # trixie's /tmp would be in memory, which people need for their data
 )
 #: systemd 256 would listen for ssh on sockets of its own making.
 MASKED_GENERATORS = ("systemd-ssh-generator",)
@@ -104,6 +105,7 @@ def add_settings(tree: Tree, archives: Iterable[Archive], *, release: str) -> No
     """Write our settings over the distribution's, and apt's sources for whoever installs more."""
     for path, text in FILES.items():
         tree.file(path, text, mode=0o444 if path == "etc/machine-id" else 0o644)
+    tree.symlink("etc/default/locale", "../locale.conf")
     tree.file("etc/apt/sources.list", _sources(archives, release))
     for unit in ENABLED:
         enable(tree, unit)

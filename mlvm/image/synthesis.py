@@ -88,8 +88,6 @@ TEXTS: Mapping[str, str] = {
     ),
     "etc/timezone": "Etc/UTC\n",
 }
-SHELLS = ("/bin/sh", "/usr/bin/sh", "/bin/bash", "/usr/bin/bash", "/bin/rbash", "/usr/bin/rbash", "/bin/dash",
-          "/usr/bin/dash")  # fmt: skip
 
 
 def synthesize(tree: Tree, scripts: Scripts, accounts: Accounts, *, python: str) -> None:
@@ -134,7 +132,12 @@ def _merge_usr(tree: Tree) -> None:
 
 
 def _shells(tree: Tree) -> None:
-    text = "".join(f"{shell}\n" for shell in SHELLS)
+    """Write what update-shells makes of the lists that shells bring: each also under its other name in /usr."""
+    shells = ["/bin/sh", "/usr/bin/sh"]
+    for path in tree.children("usr/share/debianutils/shells.d"):
+        for shell in tree.read(path).decode().split():
+            shells += [shell, f"/usr{shell}"] if shell.startswith("/bin/") else [shell]
+    text = "".join(f"{shell}\n" for shell in dict.fromkeys(shells))
     tree.file("etc/shells", "# /etc/shells: valid login shells\n" + text)
     tree.file("var/lib/shells.state", text)
 

@@ -117,6 +117,24 @@ _DIVERSIONS = (
     ("/usr/share/man/man1/sh.1.gz", "/usr/share/man/man1/sh.distrib.1.gz", "dash"),
     ("/bin/sh", "/bin/sh.distrib", "dash"),
 )
+#: Left by trixie's move of libraries to /usr: the diversion points where no file is, and stays.
+_TRIXIE_DIVERSIONS = (
+    *(
+        (f"/lib/x86_64-linux-gnu/{name}", f"/lib/x86_64-linux-gnu/{name}.usr-is-merged", package)
+        for name, package in (
+            ("libhistory.so.8", "libreadline8t64"),
+            ("libhistory.so.8.2", "libreadline8t64"),
+            ("libreadline.so.8", "libreadline8t64"),
+            ("libreadline.so.8.2", "libreadline8t64"),
+            ("libtirpc.so.3", "libtirpc3t64"),
+            ("libtirpc.so.3.0.0", "libtirpc3t64"),
+        )
+    ),
+    ("/lib64/ld-linux-x86-64.so.2", "/lib64/ld-linux-x86-64.so.2.usr-is-merged", "libc6"),
+    ("/lib32", "/.lib32.usr-is-merged", "base-files"),
+    ("/libo32", "/.libo32.usr-is-merged", "base-files"),
+    ("/libx32", "/.libx32.usr-is-merged", "base-files"),
+)
 #: The image keeps what a short-lived guest needs: no timer that wakes it, no sshd before its key is there.
 _UNITS = {
     "apt-daily-upgrade.timer": False,
@@ -147,20 +165,20 @@ _BOOKWORM = Scripts(
     units=_UNITS,
     seen=_SEEN,
 )
-_UPGRADES_ONLY = "put in place while upgrading from a release whose /usr was not merged, and removed again"
+_MERGE_GUARD = "guards files while /usr is merged: those that stay are in `diversions`"
 _TRIXIE = replace(
     _BOOKWORM,
     groups={**_GROUPS, "clock": 107},
+    diversions=(*_DIVERSIONS, *_TRIXIE_DIVERSIONS),
     units={**_UNITS, "ssh-agent.socket": False, "sshd-keygen.service": False},
     seen={
         **_SEEN,
-        Found(Effect.DIVERSION, "/$d"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/lib64"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/lib64/ld-linux-x86-64.so.2"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$lib"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$file"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/usr/bin/$tool"): _UPGRADES_ONLY,
-        Found(Effect.DIVERSION, "/usr/sbin/sshd"): _UPGRADES_ONLY,
+        Found(Effect.DIVERSION, "/$d"): _MERGE_GUARD,
+        Found(Effect.DIVERSION, "/lib64"): _MERGE_GUARD,
+        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$lib"): _MERGE_GUARD,
+        Found(Effect.DIVERSION, "/lib/x86_64-linux-gnu/$file"): _MERGE_GUARD,
+        Found(Effect.DIVERSION, "/usr/bin/$tool"): _MERGE_GUARD,
+        Found(Effect.DIVERSION, "/usr/sbin/sshd"): _MERGE_GUARD,
     },
 )
 
