@@ -19,7 +19,8 @@ from mlvm.lock.deb import read_data
 #: Modules of the root: disks, the layers' file system, the union of them, and the agent's channel.
 MODULES = ("virtio_pci", "virtio_blk", "erofs", "overlay", "ext4", "virtio_console", "virtio_rng")
 APPLETS = (
-    "sh", "mount", "umount", "insmod", "mkdir", "switch_root", "cat", "sleep", "ls", "echo", "poweroff", "reboot", "test",
+    "sh", "mount", "umount", "insmod", "mkdir", "switch_root", "cat", "sleep", "ls", "echo", "poweroff",
+    "reboot", "test",
 )  # fmt: skip
 _REGULAR, _FOLDER, _LINK, _DEVICE = 0o100000, 0o040000, 0o120000, 0o020000
 
