@@ -83,6 +83,11 @@ def check_record(lock: Lock, image: Image) -> None:
         )
 
 
+def recorded_digests(image: Image) -> dict[str, str]:
+    """Return the digests that belong into a lock: of every part that the lock alone decides."""
+    return {name: digest for name, digest in image.digests().items() if name not in NOT_RECORDED}
+
+
 def _cpus() -> int:
     return max(1, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

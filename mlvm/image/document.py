@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-BUILDER = 1
+#: 2: bytecode, the cache of shared libraries, PAM from its own templates.
+BUILDER = 2
 
 #: Names of the layers, lowest first. The guest's root is an overlayfs of them, a later one hiding an earlier one.
 LAYERS = ("system", "modules", "python", "agent")
