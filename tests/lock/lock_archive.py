@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from mlvm.lock import debian
+
 Stanza = Mapping[str, str]
 
 
@@ -83,30 +85,13 @@ def guest(**versions: str) -> list[Stanza]:
     def of(name: str, **fields: str) -> Stanza:
         return stanza(name, versions.get(name.replace("-", "_"), "1.0-1"), **fields)
 
-    plain = [
-        "ca-certificates",
-        "dbus",
-        "iproute2",
-        "kmod",
-        "less",
-        "netbase",
-        "openssh-server",
-        "procps",
-        "python3",
-        "rsync",
-        "sudo",
-        "tzdata",
-        "udev",
-        "usr-is-merged",
-        "apt",
-        "busybox-static",
-    ]
+    plain = set(debian.SYSTEM) - {"systemd-sysv"} | set(debian.BOOT)
     return [
         of("base-files", Essential="yes", Depends="libc6"),
         of("libc6"),
         of("systemd-sysv", Depends="libsystemd0 (>= 1.0)", Recommends="nothing-of-the-kind"),
         of("libsystemd0", Depends="libc6"),
-        *(of(name) for name in plain),
+        *(of(name) for name in sorted(plain)),
         of("linux-image-cloud-amd64", Depends="linux-image-6.1.0-56-cloud-amd64 (= 6.1.174-1)"),
         stanza("linux-image-6.1.0-56-cloud-amd64", "6.1.174-1", Depends="initramfs-tools"),
     ]
