@@ -11,6 +11,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 from mlvm.errors import MlvmError
@@ -137,7 +138,7 @@ class LiveObserver(Observer):
                 self._progress = None
 
 
-def table(rows: list[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
+def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
     """Return rows as aligned columns under a header; plain text that can be cut and sorted."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [

@@ -9,6 +9,7 @@ from mlvm.cli.parser import Arguments
 from mlvm.cli.shared import observing, project_at
 from mlvm.errors import BuildError
 from mlvm.files import write_whole
+from mlvm.image.build import recorded_digests
 from mlvm.image.document import BUILDER
 from mlvm.image.store import Store
 from mlvm.image.verify import verify as verify_image
@@ -51,7 +52,7 @@ def verify(arguments: Arguments) -> int:
         print(f"{name:<10} sha256:{digest}")
     print(f"image {image.id}: rebuilt, the same bits")
     if arguments.record:
-        record = ImageRecord(builder=BUILDER, digests=image.digests())
+        record = ImageRecord(builder=BUILDER, digests=recorded_digests(image))
         write_whole(project.lock_path, dumps(replace(lock, image=record)))
         print(f"recorded in {project.lock_path}")
     return 0

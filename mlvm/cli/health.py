@@ -21,8 +21,8 @@ def doctor(arguments: Arguments) -> int:
     else:
         coloured = sys.stdout.isatty()
         for check in checks:
-            colour, off = (COLOURS[str(check.verdict)], "\033[0m") if coloured else ("", "")
-            print(f"{colour}{check.verdict!s:<4}{off}  {check.name:<18} {check.found}")
+            colour, off = (COLOURS[str(check.grade)], "\033[0m") if coloured else ("", "")
+            print(f"{colour}{check.grade!s:<4}{off}  {check.name:<18} {check.found}")
             if check.mend:
                 print(f"      {'':<18} mend: {check.mend}")
-    return 1 if any(str(check.verdict) == "fail" for check in checks) else 0
+    return 1 if any(str(check.grade) == "fail" for check in checks) else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from mlvm.cli.parser import Arguments
 from mlvm.cli.shared import machine_called, observing, project_at
@@ -28,7 +29,7 @@ def up(arguments: Arguments) -> int:
 def status(arguments: Arguments) -> int:
     """Show every machine; one that cannot be read is shown as broken, with the reason."""
     home = Home.find()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names(home):
         try:
             record = load(home, name)
@@ -113,7 +114,7 @@ def console(arguments: Arguments) -> int:
         return 0
     from mlvm.machine.qemu.console import attach
 
-    attach(record)
+    attach(record, sys.stdin.buffer, sys.stdout.buffer)
     return 0
 
 

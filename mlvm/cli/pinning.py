@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,12 +26,13 @@ def init(arguments: Arguments) -> int:
         for name, text in draft.list_templates():
             print(f"{name:<12}  {text}")
         return 0
+    unpinned: Sequence[str] = ()
     if arguments.template:
-        text, unpinned = draft.draft_from_template(arguments.template, folder=folder), ()
+        text = draft.draft_from_template(arguments.template, folder=folder)
     elif arguments.from_env:
         text, unpinned = draft.draft_from_interpreter(folder)
     else:
-        text, unpinned = draft.draft_from_folder(folder), ()
+        text = draft.draft_from_folder(folder)
     if arguments.stdout:
         print(text, end="")
         return 0

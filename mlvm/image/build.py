@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from mlvm.download import fetch
+from mlvm.download import Wanted, fetch
 from mlvm.errors import BuildError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.files import folder_whole, hold
@@ -79,7 +79,7 @@ def recorded_digests(image: Image) -> dict[str, str]:
     return {name: digest for name, digest in image.digests().items() if name not in NOT_RECORDED}
 
 
-def _wanted(lock: Lock, store: Store, missing: Sequence[Step]) -> list[object]:
+def _wanted(lock: Lock, store: Store, missing: Sequence[Step]) -> list[Wanted]:
     """Return the downloads that the missing steps need; the tools when anything is missing."""
     names = {step.name for step in missing}
     debs: list[DebianPackage] = []

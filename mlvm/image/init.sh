@@ -6,7 +6,7 @@
 export PATH=/bin
 
 fail() {
-    echo "mlvm: init: $1"
+    echo "mlvm-init: $1"
     echo "mlvm: the disks here:"
     for disk in /sys/block/vd*; do echo "  $disk $(cat "$disk/serial" 2>/dev/null)"; done
     sleep 1
@@ -45,7 +45,7 @@ lower=
 IFS=,
 for name in $layers; do
     disk=$(find_disk "$name")
-    [ -n "$disk" ] || fail "layer $name has no disk"
+    [ -n "$disk" ] || fail "layer $name is missing: no disk has this serial number"
     mkdir -p "/layers/$name"
     mount -t erofs -o ro "$disk" "/layers/$name" || fail "layer $name cannot be mounted"
     lower=/layers/$name${lower:+:$lower}

@@ -19,7 +19,8 @@ from mlvm.lock.deb import read_data
 #: Modules of the root: disks, the layers' file system, the union of them, and the agent's channel.
 MODULES = ("virtio_pci", "virtio_blk", "erofs", "overlay", "ext4", "virtio_console", "virtio_rng")
 APPLETS = (
-    "sh", "mount", "umount", "insmod", "mkdir", "switch_root", "cat", "sleep", "ls", "echo", "poweroff", "reboot", "test",
+    "sh", "mount", "umount", "insmod", "mkdir", "switch_root", "cat", "sleep", "ls", "echo", "poweroff",
+    "reboot", "test",
 )  # fmt: skip
 _REGULAR, _FOLDER, _LINK, _DEVICE = 0o100000, 0o040000, 0o120000, 0o020000
 
@@ -37,8 +38,13 @@ def make_initramfs(kernel: GuestKernel, busybox_deb: Path) -> bytes:
     for name in order:
         archive.add(f"lib/modules/{name}.ko", _REGULAR | 0o644, modules[name])
     archive.add("lib/modules/order", _REGULAR | 0o644, "".join(f"{name}\n" for name in order).encode())
-    archive.add("init", _REGULAR | 0o755, files("mlvm.image").joinpath("init.sh").read_bytes())
+    archive.add("init", _REGULAR | 0o755, init_script())
     return archive.bytes()
+
+
+def init_script() -> bytes:
+    """Return the first program of the guest."""
+    return files("mlvm.image").joinpath("init.sh").read_bytes()
 
 
 def _with_dependencies(kernel: GuestKernel) -> tuple[list[str], dict[str, bytes]]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from mlvm.image.agent_layer import agent_sources
 from mlvm.image.document import BUILDER, Plan, Step
-from mlvm.image.initramfs import MODULES
+from mlvm.image.initramfs import MODULES, init_script
 from mlvm.image.tree import SOURCE_DATE
 from mlvm.lock.document import DebianPackage, Lock
 
@@ -42,6 +42,7 @@ def plan(lock: Lock) -> Plan:
                 "guest kernel": guest_kernel,
                 "busybox": deb_called(lock, "busybox-static").sha256,
                 "modules": list(MODULES),
+                "init": hashlib.sha256(init_script()).hexdigest(),
             },
         ),
     )

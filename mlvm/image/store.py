@@ -140,14 +140,17 @@ class Store:
     def usage(self) -> list[Kept]:
         """Return everything that is kept, images first, with who uses it."""
         uses, parts = self.uses(), self._used_parts()
-        kept = []
-        for path in sorted((self.folder / "images").glob("*.json")):
-            kept.append(
-                Kept(
-                    kind="image", name=_field(path, "name") or "?", id=path.stem, size=disk_used(path),
-                    used_by=tuple(uses.get(path.stem, ())), paths=(path,),
-                )
-            )  # fmt: skip
+        kept = [
+            Kept(
+                kind="image",
+                name=_field(path, "name") or "?",
+                id=path.stem,
+                size=disk_used(path),
+                used_by=tuple(uses.get(path.stem, ())),
+                paths=(path,),
+            )
+            for path in sorted((self.folder / "images").glob("*.json"))
+        ]
         for kind, folder in (("layer", "artifacts"), ("tools", "tools")):
             for path in _entries(self.folder / folder):
                 name = _field(path / "artifact.json", "name") or kind

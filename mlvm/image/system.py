@@ -65,12 +65,15 @@ IPv6AcceptRA=no
 RequiredForOnline=no
 """
 
-COMMON_AUTH = "auth [success=1 default=ignore] pam_unix.so nullok\nauth requisite pam_deny.so\nauth required pam_permit.so\n"
+COMMON_AUTH = (
+    "auth [success=1 default=ignore] pam_unix.so nullok\n"
+    "auth requisite pam_deny.so\nauth required pam_permit.so\n"
+)
 COMMON_ACCOUNT = (
     "account [success=1 new_authtok_reqd=done default=ignore] pam_unix.so\n"
     "account requisite pam_deny.so\naccount required pam_permit.so\n"
 )
-COMMON_PASSWORD = (
+COMMON_CHANGE = (
     "password [success=1 default=ignore] pam_unix.so obscure yescrypt\n"
     "password requisite pam_deny.so\npassword required pam_permit.so\n"
 )
@@ -114,7 +117,8 @@ def _base(tree: Tree) -> None:
     tree.file("etc/locale.conf", "LANG=C.UTF-8\n")
     for folder, mode in (
         ("dev", 0o755), ("proc", 0o755), ("sys", 0o755), ("run", 0o755), ("mnt", 0o755), ("home", 0o755),
-        ("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777), ("var/log", 0o755), ("var/cache/apt/archives/partial", 0o755),
+        ("root", 0o700), ("tmp", 0o1777), ("var/tmp", 0o1777), ("var/log", 0o755),
+        ("var/cache/apt/archives/partial", 0o755),
         ("var/lib/apt/lists/partial", 0o755), ("etc/apt/preferences.d", 0o755), ("etc/opt", 0o755), ("opt", 0o755),
         ("usr/local/bin", 0o755), ("usr/local/sbin", 0o755), ("usr/local/share", 0o755),
         ("var/lib/systemd/coredump", 0o755), ("var/lib/private", 0o700), ("var/log/private", 0o700),
@@ -128,7 +132,7 @@ def _pam(tree: Tree) -> None:
     """What pam-auth-update writes for the profiles `unix` and `systemd`."""
     tree.file("etc/pam.d/common-auth", COMMON_AUTH)
     tree.file("etc/pam.d/common-account", COMMON_ACCOUNT)
-    tree.file("etc/pam.d/common-password", COMMON_PASSWORD)
+    tree.file("etc/pam.d/common-password", COMMON_CHANGE)
     tree.file("etc/pam.d/common-session", COMMON_SESSION)
     tree.file("etc/pam.d/common-session-noninteractive", COMMON_SESSION)
 

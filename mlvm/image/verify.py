@@ -6,7 +6,6 @@ differs, both are unpacked with the pinned tools and the files that differ are n
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -96,6 +95,6 @@ def _contents(folder: Path) -> dict[str, tuple[int, str]]:
     found = {}
     for path in folder.rglob("*"):
         mode = path.lstat().st_mode
-        kind = os.readlink(path) if path.is_symlink() else sha256_of(path) if path.is_file() else ""
+        kind = str(path.readlink()) if path.is_symlink() else sha256_of(path) if path.is_file() else ""
         found["/" + str(path.relative_to(folder))] = (mode, kind)
     return found

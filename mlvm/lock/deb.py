@@ -159,6 +159,6 @@ def _decompress(name: str, content: bytes) -> bytes:
                 raise BuildError(
                     "a Debian package is compressed with zstd", hint="pip install 'mlvm[zstd]'"
                 ) from None
-            return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+            return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(content))
         case other:
             raise ValueError(f"unknown compression `{other}`")

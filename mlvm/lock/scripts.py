@@ -130,7 +130,7 @@ def _effects_of(script: str) -> Iterator[str]:
             yield target
 
 
-def _target(command: str, words: list[str]) -> str | None:
+def _target(command: str, words: list[str]) -> str | None:  # noqa: PLR0911  (one answer a command)
     """Name what a command acts on; None when it changes nothing that is not the package's own."""
     plain = [word.strip("'\"()") for word in words if not re.match(r"\d?>", word)]
     last = plain[-1] if plain else "?"

@@ -34,6 +34,8 @@ def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     monkeypatch.delenv("JUPYTER_PATH", raising=False)
+    # what is installed beside this Python (by `make demo`, say) is none of a test's business
+    monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [])
     return tmp_path / "jupyter_data_dir"
 
 

@@ -101,7 +101,6 @@ def test_a_lock_that_does_not_fit_any_more(home: Home, tmp_path: Path) -> None:
 
 def test_an_image_that_was_not_built_here(home: Home) -> None:
     """A shipped box has its lock, and a new home has no image of it."""
-    pytest.importorskip("mlvm.image.store")
     place = launch.Place(project=shipped("boxes") / "sklearn", machine="box", home=home)
 
     with pytest.raises(KernelError) as refused:
