@@ -169,7 +169,7 @@ def unzstd(content: bytes) -> bytes:
             hint="pip install 'mlvm[zstd]'",
         ) from None
     try:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+        return bytes(zstandard.ZstdDecompressor().decompressobj().decompress(content))
     except zstandard.ZstdError as broken:
         raise ValueError(str(broken)) from None
 
