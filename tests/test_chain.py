@@ -39,7 +39,7 @@ def machine(
 
 def test_up_says_what_to_do_next(machine: subprocess.CompletedProcess[str]) -> None:
     assert f"machine `{MACHINE}` is running\nnext: mlvm run {MACHINE}" in machine.stdout
-    for stage in ("build", "guest kernel", "init", "agent"):
+    for stage in ("firmware", "guest kernel", "init", "agent"):
         assert stage in machine.stderr
 
 
