@@ -12,10 +12,8 @@ from packaging.pylock import Pylock
 from mlvm.errors import KernelError, MlvmError
 from mlvm.kernel import launch
 from mlvm.lock.document import Lock
-from mlvm.lock.text import dumps
+from mlvm.lock.text import dumps, load
 from mlvm.paths import Home, shipped
-
-INPUTS = {"debian": "bookworm", "python": "3.11", "packages": []}
 
 
 def lock_with(*packages: tuple[str, str]) -> Lock:
@@ -88,7 +86,8 @@ def test_a_project_without_a_lock(home: Home, tmp_path: Path) -> None:
 
 def test_a_lock_that_does_not_fit_any_more(home: Home, tmp_path: Path) -> None:
     (tmp_path / "mlvm.yaml").write_text("name: box\npackages: [numpy]\n")
-    (tmp_path / "mlvm.lock").write_text(dumps(replace(lock_with(("ipykernel", "7.3.0")), inputs=INPUTS)))
+    of_a_box = load(shipped("boxes") / "python-3.11" / "mlvm.lock")
+    (tmp_path / "mlvm.lock").write_text(dumps(replace(of_a_box, name="box")))
     place = launch.Place(project=tmp_path, machine="box", home=home)
 
     with pytest.raises(KernelError) as refused:

@@ -13,7 +13,7 @@ from typing import Any
 import lock_sample as sample
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlvm.errors import LockError
@@ -90,6 +90,7 @@ wheels = st.dictionaries(
 ).map(lambda found: {name: ".".join(map(str, parts)) for name, parts in found.items()})
 
 
+@settings(deadline=None)
 @given(
     system=packages,
     tools=packages,
@@ -103,6 +104,7 @@ def test_any_lock_is_read_back(system: Any, tools: Any, python: Any, image: Any)
     assert loads(dumps(lock)) == lock
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_other_text_is_an_error_that_can_be_shown(text: str) -> None:
     with pytest.raises(LockError):
@@ -112,6 +114,7 @@ def test_any_other_text_is_an_error_that_can_be_shown(text: str) -> None:
 LINES = dumps(sample.lock()).splitlines(keepends=True)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(LINES) - 1), st.sampled_from(["drop", "double", "empty", "number"]))
 def test_a_damaged_line_is_an_error_or_harmless(at: int, how: str) -> None:
     """No damage to one line gives a traceback; what is still read is a whole lock."""
