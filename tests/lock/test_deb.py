@@ -141,9 +141,7 @@ _WHOLE = sample.deb(files={"usr/bin/x": b"x" * 100}, scripts={"postinst": "true\
 _PACKED = sample.deb(files={"usr/bin/x": b"x" * 100}, scripts={"postinst": "true\n"})
 
 
-@given(
-    st.sampled_from([_WHOLE, _PACKED]), st.integers(min_value=0, max_value=20_000), st.binary(max_size=12)
-)
+@given(st.sampled_from([_WHOLE, _PACKED]), st.integers(min_value=0, max_value=20_000), st.binary(max_size=12))
 def test_changed_bytes_give_a_package_or_a_build_error(content: bytes, place: int, change: bytes) -> None:
     place %= len(content)
     with tempfile.TemporaryDirectory() as name:

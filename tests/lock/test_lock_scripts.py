@@ -68,9 +68,7 @@ def test_a_quote_over_several_lines_hides_nothing_after_it() -> None:
 
 def test_files_for_sysusers_count_as_scripts(tmp_path: Path) -> None:
     declared = b'# comment\nu x - "A user" /run/x\ng y 55\nm x y\nr - 500-900\n'
-    package = deb.read(
-        sample.written(tmp_path, sample.deb(files={"usr/lib/sysusers.d/x.conf": declared}))
-    )
+    package = deb.read(sample.written(tmp_path, sample.deb(files={"usr/lib/sysusers.d/x.conf": declared})))
 
     assert sorted(str(found) for found in effects_of(package)) == [
         "adds group `y`",
