@@ -38,7 +38,7 @@ def sections(elf: bytes) -> Iterator[tuple[bytes, bytes]]:
         if not headers:
             return
         names = _content(elf, headers[names_at])
-    except (struct.error, IndexError) as broken:
+    except (struct.error, IndexError, OverflowError) as broken:
         raise ValueError(f"broken ELF file: {broken}") from None
     for header in headers:
         yield names[header[0] :].split(b"\0", 1)[0], _content(elf, header)

@@ -80,7 +80,7 @@ class ErofsReader:
         """Return everything in the image, by its path without a leading slash; the root is ""."""
         try:
             return dict(self._walk("", self._root, 0))
-        except (struct.error, IndexError, UnicodeDecodeError) as broken:
+        except (struct.error, IndexError, ValueError, OverflowError) as broken:
             raise self._broken(str(broken)) from None
 
     def close(self) -> None:

@@ -73,11 +73,13 @@ def with_dependencies(
     paths = {_name(path): path for path in kernel.modules if _MODULE.search(path)}
     builtin = {_name(line) for line in kernel.modules.get("modules.builtin", b"").decode().split()}
     ordered: dict[str, bytes] = {}
+    begun: set[str] = set()  # soft dependencies may go in circles
 
     def add(name: str, asked_by: str) -> None:
         name = name.replace("-", "_")
-        if name in ordered or name in builtin:
+        if name in begun or name in builtin:
             return
+        begun.add(name)
         if name not in paths:
             raise BuildError(f"guest kernel {kernel.release} has no module `{name}`, which {asked_by} needs")
         content = uncompressed(paths[name], kernel.modules[paths[name]])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from mlvm.errors import BuildError
 from mlvm.image.tree import Tree
 
 TEMPLATES = "usr/share/pam"
@@ -35,7 +36,10 @@ def add_pam(tree: Tree) -> None:
                 if not (name.endswith("noninteractive") and one.get("Session-Interactive-Only") == "yes")
             ]  # fmt: skip
             template = tree.read(f"{TEMPLATES}/{name}").decode()
-            tree.file(f"etc/pam.d/{name}", _filled(template, kind, variable, usable))
+            text = _filled(template, kind, variable, usable)
+            if unknown := re.search(r"^\$\w+", text, re.MULTILINE):
+                raise BuildError(f"`/{TEMPLATES}/{name}` has a variable we do not know: `{unknown[0]}`")
+            tree.file(f"etc/pam.d/{name}", text)
 
 
 def _profile(text: str) -> dict[str, str]:

@@ -59,7 +59,7 @@ def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: C
         path = checked_blob(package.name, digest, blobs)
         wheel = Wheel(path, name=f"{package.name} {package.version}")
         open_wheels.callback(wheel.close)
-        placed = _install(tree, wheel, python)
+        placed = install(tree, wheel, python)
         modules[digest] = [path for path in placed if path.endswith(".py") and "/site-packages/" in path]
     compiler.add_wheels(tree, modules)
     _environment(tree, python)
@@ -82,7 +82,7 @@ def _environment(tree: Tree, python: str) -> None:
     tree.file("etc/profile.d/mlvm.sh", _PROFILE)
 
 
-def _install(tree: Tree, wheel: Wheel, python: str) -> list[str]:
+def install(tree: Tree, wheel: Wheel, python: str) -> list[str]:
     """Put one wheel's files into the environment; return their paths."""
     site = f"lib/python{python}/site-packages"
     placed: dict[str, str] = {}

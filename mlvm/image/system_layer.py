@@ -8,7 +8,7 @@ it is the same for root and for a user, on any distribution.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mlvm.download import Blobs
@@ -61,34 +61,41 @@ def _read_all(packages: Sequence[DebianPackage], blobs: Blobs, workers: int) -> 
 def merge(debs: Sequence[Deb]) -> Tree:
     """Return one tree of all files of `debs`. Raises BuildError when two packages bring one file."""
     tree = Tree()
-    owners: dict[str, str] = {}
+    owners: dict[str, Deb] = {}
     for package in debs:
         for entry in package.entries:
             path = merged_path(entry.path)
             if path in MERGED.values() and entry.kind is Kind.SYMLINK:
                 continue
-            if LEFT_OUT.match(path) or LEFT_OUT.match(path + "/"):
+            if LEFT_OUT.match(path + "/" if entry.kind is Kind.FOLDER else path):
                 continue
             if entry.kind is Kind.FOLDER:
                 if path not in tree:
                     tree.put(path, _node(entry))
                 continue
-            _check_alone(package, path, owners, tree)
-            owners[path] = package.name
-            tree.put(path, _node(entry))
+            if _wins(package, path, owners, tree):
+                owners[path] = package
+                tree.put(path, _node(entry))
     return tree
 
 
-def _check_alone(package: Deb, path: str, owners: dict[str, str], tree: Tree) -> None:
-    """Refuse what dpkg would refuse, unless the package says that it replaces the other one's files."""
+def _wins(package: Deb, path: str, owners: Mapping[str, Deb], tree: Tree) -> bool:
+    """Tell whether a package's file is taken: two may have one only where one says that it replaces the other."""
     other = owners.get(path)
-    if other is None or other == package.name:
-        if path in tree and tree[path].kind is Kind.FOLDER:
+    if other is None:
+        if path in tree:
             raise BuildError(f"`{package.name}` has a file where other packages have the folder `/{path}`")
-        return
-    replaced = re.findall(r"[a-z0-9][a-z0-9+.-]+", package.fields.get("Replaces", ""))
-    if other not in replaced:
-        raise BuildError(f"`{other}` and `{package.name}` both bring `/{path}`")
+        return True
+    if other.name in _replaced_by(package):
+        return True
+    if package.name in _replaced_by(other):
+        return False
+    raise BuildError(f"`{other.name}` and `{package.name}` both bring `/{path}`")
+
+
+def _replaced_by(package: Deb) -> set[str]:
+    """Return the packages whose files this one may take over."""
+    return {part.split("(")[0].strip() for part in package.fields.get("Replaces", "").split(",")}
 
 
 def _node(entry: DebEntry) -> Node:
