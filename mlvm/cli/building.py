@@ -9,6 +9,7 @@ from mlvm.cli.parser import Arguments
 from mlvm.cli.shared import observing, project_at
 from mlvm.errors import BuildError
 from mlvm.files import write_whole
+from mlvm.image.build import build as build_image
 from mlvm.image.build import recorded_digests
 from mlvm.image.document import BUILDER
 from mlvm.image.store import Store
@@ -39,8 +40,10 @@ def verify(arguments: Arguments) -> int:
     """Rebuild and compare; with `--record`, write the digests into the lock."""
     project = project_at(arguments.box)
     lock = project.fresh_lock(frozen=True)
+    if arguments.record:
+        lock = replace(lock, image=None)  # the old digests are about to be replaced, not believed
     with observing(arguments.progress) as observer:
-        image = project.build(frozen=True, observer=observer)
+        image = build_image(lock, home=project.home, observer=observer)
         differences = verify_image(lock, home=project.home, observer=observer)
     if differences:
         raise BuildError(
