@@ -152,10 +152,12 @@ def test_shutdown_leaves_nothing_but_the_machine(
 
 
 def test_a_kernel_that_ignores_the_request_is_killed(
-    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider
+    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider, tmp_path: Path
 ) -> None:
-    execute(client, "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
-    client.execute("import ctypes; ctypes.PyDLL(None).sleep(600)")  # holds the GIL
+    execute(client, "import ctypes, signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    deaf = tmp_path / "deaf"
+    client.execute(f"open({str(deaf)!r}, 'x').close(); ctypes.PyDLL(None).sleep(600)")  # holds the GIL
+    until(deaf.exists)
     (child,) = provider.guests["box"].kernels.values()
 
     manager.shutdown_kernel()
