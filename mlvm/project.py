@@ -92,6 +92,8 @@ class Project:
         from mlvm.lock.text import dumps  # noqa: PLC0415
 
         spec, old = self.spec(), self.lock()
+        for note in spec.notes:
+            observer.note(note)
         with stage(observer, "lock", spec.name):
             new = resolve(spec, home=self.home, observer=observer, previous=old, upgrade=upgrade)
         from mlvm.files import write_whole  # noqa: PLC0415

@@ -13,7 +13,8 @@ from mlvm.machine.record import load, names
 from mlvm.machine.table import provider_for
 from mlvm.paths import Home
 from mlvm.process import replace_self
-from mlvm.terminal import size, table
+from mlvm.spec.document import GIB
+from mlvm.terminal import table
 
 
 def up(arguments: Arguments) -> int:
@@ -64,7 +65,7 @@ def status(arguments: Arguments) -> int:
             row["name"],
             row["state"],
             str(row.get("cpus", "-")),
-            size(row["memory"]) if "memory" in row else "-",
+            f"{row['memory'] / GIB:g} GiB" if "memory" in row else "-",
             row["image"][:12],
             row["project"],
         )
