@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from mlvm.cli.parser import Arguments
@@ -13,6 +14,7 @@ from mlvm.image.build import build as build_image
 from mlvm.image.build import recorded_digests
 from mlvm.image.document import BUILDER
 from mlvm.image.store import Store
+from mlvm.image.usage import Item
 from mlvm.image.verify import verify as verify_image
 from mlvm.lock.document import ImageRecord
 from mlvm.lock.text import dumps
@@ -83,17 +85,30 @@ def store(arguments: Arguments) -> int:
         return 0
     rows = [
         (item.kind, item.name, item.id[:12], size(item.size), ", ".join(item.used_by) or "-")
-        for item in usage
+        for item in _summed(usage)
     ]
     print(table(rows, header=("kind", "name", "id", "size", "used by")))
     print(f"{size(sum(item.size for item in usage))} in {Home.find().store}")
     return 0
 
 
+def _summed(items: Iterable[Item]) -> Iterator[Item]:
+    """Make one line of the bytecode files that the same users use; there is one a wheel."""
+    files: dict[tuple[str, ...], list[Item]] = {}
+    for item in items:
+        if item.kind == "bytecode":
+            files.setdefault(item.used_by, []).append(item)
+        else:
+            yield item
+    for users, found in files.items():
+        total = sum(item.size for item in found)
+        yield Item(kind="bytecode", name=f"{len(found)} wheels", id="", size=total, used_by=users)
+
+
 def prune(arguments: Arguments) -> int:
     """Remove what nothing uses."""
     gone = Store(Home.find()).prune(dry_run=arguments.dry_run)
-    for item in gone:
+    for item in _summed(gone):
         print(f"{item.kind:<9} {item.name}  {item.id[:12]}  {size(item.size)}")
     verb = "would free" if arguments.dry_run else "freed"
     print(f"{verb} {size(sum(item.size for item in gone))}")
