@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -308,12 +309,24 @@ class Relays:
             there_writer.close()
 
 
+#: Below the ports that Linux hands out by itself. A kernel binds its ports long after they were chosen; until then a
+#: relay's own port, or its end of a connection, must not be one of them, or the relay would talk to itself.
+KERNEL_PORTS = range(16384, 32768)
+
+
 def free_ports() -> dict[str, int]:
     """Return a free port of 127.0.0.1 for each channel of a kernel."""
-    held = [socket.socket() for _ in PORT_NAMES]
+    held: list[socket.socket] = []
     try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
+        for port in random.sample(KERNEL_PORTS, len(KERNEL_PORTS)):
+            if len(held) == len(PORT_NAMES):
+                break
+            one = socket.socket()
+            held.append(one)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                held.pop().close()
         return {name: one.getsockname()[1] for name, one in zip(PORT_NAMES, held, strict=True)}
     finally:
         for one in held:
