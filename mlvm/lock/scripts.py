@@ -60,7 +60,7 @@ class Scripts:
     """All that the builder does in place of a release's scripts.
 
     `units` holds every unit that scripts enable: True when the image enables it too. `seen` lists effects that need
-    no table of their own, with the reason.
+    no table of their own, with the reason. `folders`, `links` and `texts` are what only this release's scripts make.
     """
 
     users: tuple[User, ...]
@@ -70,6 +70,9 @@ class Scripts:
     diversions: tuple[tuple[str, str, str], ...]
     units: Mapping[str, bool]
     seen: Mapping[Found, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 _USERS = (
@@ -78,6 +81,8 @@ _USERS = (
     User(name="sshd", uid=101, gid=65534, home="/run/sshd"),
     User(name="systemd-network", uid=998, gid=998, comment="systemd Network Management", home="/"),
 )
+#: trixie declares these to systemd-sysusers, with comments.
+_TRIXIE_COMMENTS = {"messagebus": "System Message Bus", "sshd": "sshd user"}
 _GROUPS = {
     "messagebus": 101,
     "_ssh": 102,
@@ -112,8 +117,13 @@ _OVERRIDES = (
     Override(path="var/cache/apt/archives/partial", user="_apt", group="root", mode=0o700),
     Override(path="var/lib/apt/lists/partial", user="_apt", group="root", mode=0o700),
 )
-#: (diverted path, where it went, by which package), as dash's script leaves them.
-_DIVERSIONS = (
+#: Secrets of units: systemd's script lets systemd-tmpfiles close what the package ships open.
+_TRIXIE_OVERRIDES = tuple(
+    Override(path=f"etc/{name}", user="root", group="root", mode=0o700)
+    for name in ("credstore", "credstore.encrypted")
+)
+#: (diverted path, where it went, by which package), as the script of bookworm's dash leaves them.
+_BOOKWORM_DIVERSIONS = (
     ("/usr/share/man/man1/sh.1.gz", "/usr/share/man/man1/sh.distrib.1.gz", "dash"),
     ("/bin/sh", "/bin/sh.distrib", "dash"),
 )
@@ -161,15 +171,18 @@ _BOOKWORM = Scripts(
     groups=_GROUPS,
     alternatives=_ALTERNATIVES,
     overrides=_OVERRIDES,
-    diversions=_DIVERSIONS,
+    diversions=_BOOKWORM_DIVERSIONS,
     units=_UNITS,
     seen=_SEEN,
+    texts={"etc/timezone": "Etc/UTC\n", "var/log/faillog": ""},
 )
 _MERGE_GUARD = "guards files while /usr is merged: those that stay are in `diversions`"
 _TRIXIE = replace(
     _BOOKWORM,
+    users=tuple(replace(user, comment=_TRIXIE_COMMENTS.get(user.name, user.comment)) for user in _USERS),
     groups={**_GROUPS, "clock": 107},
-    diversions=(*_DIVERSIONS, *_TRIXIE_DIVERSIONS),
+    diversions=_TRIXIE_DIVERSIONS,
+    overrides=(*_OVERRIDES, *_TRIXIE_OVERRIDES),
     units={**_UNITS, "ssh-agent.socket": False, "sshd-keygen.service": False},
     seen={
         **_SEEN,
@@ -180,6 +193,9 @@ _TRIXIE = replace(
         Found(Effect.DIVERSION, "/usr/bin/$tool"): _MERGE_GUARD,
         Found(Effect.DIVERSION, "/usr/sbin/sshd"): _MERGE_GUARD,
     },
+    folders=("usr/local/libexec",),
+    links={"var/lib/wtmpdb/wtmp.db": "../../log/wtmp.db"},
+    texts={"var/lib/dpkg/arch-native": "amd64\n"},
 )
 
 #: Release -> what the builder does in place of its scripts.
