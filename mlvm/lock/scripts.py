@@ -158,7 +158,37 @@ _UNITS = {
     "ssh.socket": False,
     "systemd-pstore.service": False,
 }
+#: Trigger -> what the builder makes of what it is about, or why nothing.
+_TRIGGERS = {
+    "ldconfig": "the cache of libraries is written",
+    "libc-upgrade": "systemd starts itself again, in a running system",
+    "update-ca-certificates": "the bundle is written",
+    "update-ca-certificates-fresh": "the bundle is written",
+    "/etc/dbus-1/system.d": "dbus reads it again, in a running system",
+    "/lib/udev/hwdb.d": "a virtual machine has no hardware to name",
+    "/usr/lib/binfmt.d": "systemd-binfmt reads it at boot, and is masked",
+    "/usr/lib/sysctl.d": "systemd-sysctl reads it at boot",
+    "/usr/lib/systemd/catalog": "explanations of messages are left out",
+    "/usr/lib/udev/hwdb.d": "a virtual machine has no hardware to name",
+    "/usr/share/dbus-1/system-services": "dbus reads it again, in a running system",
+    "/usr/share/dbus-1/system.d": "dbus reads it again, in a running system",
+    "/usr/share/debianutils/shells.d": "/etc/shells is written",
+    **{f"/usr/{name}": "base-files makes a link to a folder that nothing is in"
+       for name in ("lib32", "libo32", "libx32")},
+}  # fmt: skip
+#: All of these have a unit, too, and systemd takes that.
+_INIT_SCRIPTS = ("dbus", "hwclock.sh", "kmod", "procps", "rsync", "ssh", "sudo", "udev")
 _SEEN = {
+    **{Found(Effect.TRIGGER, name): why for name, why in _TRIGGERS.items()},
+    **{Found(Effect.INIT_SCRIPT, name): "it has a unit" for name in _INIT_SCRIPTS},
+    Found(Effect.MEMBER, "ssh"): "openssh-client gives a group of older releases its new name",
+    Found(Effect.OVERRIDE, "$DPKG_ROOT$1"): "base-files' folders, which the builder makes",
+    Found(Effect.OVERRIDE, "$DPKG_ROOT/$1"): "base-files' folders, which the builder makes",
+    **{
+        Found(Effect.OVERRIDE, f"/usr/local/lib/python{python}{below}"): "of group staff only where asked for"
+        for python in ("3.11", "3.13")
+        for below in ("", "/dist-packages")
+    },
     Found(Effect.ALTERNATIVE, "builtins.7.gz"): "a manual page, and those are left out",
     Found(Effect.ALTERNATIVE, "$BINNAME"): "procps, which only removes what older releases registered",
     Found(Effect.CAPABILITY, "/bin/ip"): "only when debconf was told so, which nobody does",
