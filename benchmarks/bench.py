@@ -51,6 +51,12 @@ class Bench:
         return answers
 
 
+def environment(**more: str | Path) -> dict[str, str]:
+    """Return the environment of measured programs: ours and `more`, but with bytecode, as people have it."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, **{name: str(value) for name, value in more.items()}}
+
+
 def in_turn(names: Sequence[str], number: int) -> tuple[str, ...]:
     """Return the order of round `number`, which counts from 0."""
     return tuple(names) if number % 2 == 0 else tuple(reversed(names))

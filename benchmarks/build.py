@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, environment
 from benchmarks.conventional import Conventional, prepare
 from benchmarks.measures import Bar, Measure, Series
 from mlvm import process
@@ -159,11 +159,10 @@ def build_turn(bench: Bench, home: Path, project: Path) -> Turn:
 
 def run_build(home: Path, project: Path) -> Turn:
     """Run `mlvm build` to its end; a stage ends when its part is whole."""
-    environment = {**os.environ, "MLVM_HOME": str(home)}
     began, wall = time.monotonic(), time.time()
     done = process.run(
         [BIN / "mlvm", "build", f"{project}/", "--frozen", "--progress", "json"],
-        env=environment,
+        env=environment(MLVM_HOME=home),
         timeout=1800,
     )
     seconds = time.monotonic() - began

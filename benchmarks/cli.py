@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.bench import Bench, seconds_of
+from benchmarks.bench import Bench, environment, seconds_of
 from benchmarks.measures import Bar, Measure, Series
 from mlvm import process
 from mlvm.errors import ProgramError
@@ -46,16 +45,15 @@ def measure(bench: Bench) -> Sequence[Measure]:
             "`vagrant`, which is the baseline, is not installed", hint="tools/host-setup bench"
         )
     home = with_a_machine(bench)
-    ours = {**os.environ, "MLVM_HOME": str(home)}
+    ours = environment(MLVM_HOME=home)
     folder = bench.folder / "vagrant"
     folder.mkdir()
     (folder / "Vagrantfile").write_text(VAGRANTFILE)
-    theirs = {
-        **os.environ,
-        "VAGRANT_HOME": str(bench.folder / "vagrant-home"),
-        "VAGRANT_CHECKPOINT_DISABLE": "1",
-        "VAGRANT_DEFAULT_PROVIDER": "nothing",
-    }
+    theirs = environment(
+        VAGRANT_HOME=bench.folder / "vagrant-home",
+        VAGRANT_CHECKPOINT_DISABLE="1",
+        VAGRANT_DEFAULT_PROVIDER="nothing",
+    )
     contestants = {}
     for verb in VERBS:
         contestants[f"mlvm {verb}"] = lambda verb=verb: seconds_of([PROGRAM, verb], env=ours, cwd=folder)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mlvm import files, process
@@ -26,6 +27,8 @@ from mlvm.lock.deb import Kind
 from mlvm.lock.document import DebianPackage, Lock
 
 _INDEX_LENGTH = 8
+#: Bytes of source that are worth a start of the interpreter, which takes as long as compiling a tenth of that.
+_BATCH = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +89,18 @@ class Compiler:
 
     def add_wheels(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
         """Put the bytecode of wheels into `tree`; `wheels` are the modules' paths by the wheel's digest."""
-        missing = [digest for digest in wheels if not self.cached(digest).is_file()]
+        missing = {
+            digest: sum(tree[path].size for path in paths)
+            for digest, paths in wheels.items()
+            if not self.cached(digest).is_file()
+        }
         with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(lambda digest: self._fill_cache(digest, tree, wheels[digest]), missing))
+            list(
+                pool.map(
+                    lambda batch: self._fill_cache(tree, {digest: wheels[digest] for digest in batch}),
+                    batches(missing),
+                )
+            )
         for digest, paths in wheels.items():
             kept = self._read_cache(digest)
             for path in paths:
@@ -111,14 +123,20 @@ class Compiler:
         node = Node(kind=Kind.FILE, mode=0o644, uid=source.uid, gid=source.gid, content=content)
         tree.put(f"{cache}/{name.removesuffix('.py')}.{tag}.pyc", node)
 
-    def _fill_cache(self, digest: str, tree: Tree, paths: Sequence[str]) -> None:
-        sources = [Source(path=path, content=tree.read(path)) for path in paths]
-        results = self._compile(sources)
-        index = [[source.path, len(result)] for source, result in zip(sources, results, strict=True)]
-        head = json.dumps(index).encode()
-        with files.writing(self.cached(digest), mode=0o444) as stream:
-            stream.write(len(head).to_bytes(_INDEX_LENGTH, "little") + head)
-            stream.writelines(results)
+    def _fill_cache(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
+        """Compile some wheels with one start of the interpreter; each keeps its own file."""
+        results = iter(
+            self._compile(
+                [Source(path=path, content=tree.read(path)) for paths in wheels.values() for path in paths]
+            )
+        )
+        for digest, paths in wheels.items():
+            made = list(islice(results, len(paths)))
+            index = [[path, len(result)] for path, result in zip(paths, made, strict=True)]
+            head = json.dumps(index).encode()
+            with files.writing(self.cached(digest), mode=0o444) as stream:
+                stream.write(len(head).to_bytes(_INDEX_LENGTH, "little") + head)
+                stream.writelines(made)
 
     def _read_cache(self, digest: str) -> dict[str, Slice]:
         path = self.cached(digest)
@@ -148,6 +166,19 @@ class Compiler:
         environment = {"LC_ALL": "C.UTF-8", "PYTHONHOME": str(self.folder / "usr"), "PYTHONHASHSEED": "0"}
         done = process.run(command, env=environment, stdin=b"".join(frames), timeout=1800)
         return _unframed(done.stdout, count=len(frames) // 3)
+
+
+def batches(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Return the names of what is compiled together: the largest first and alone, the small ones by the batch."""
+    found: list[list[str]] = []
+    room = 0
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if not found or sizes[name] > room:
+            found.append([])
+            room = _BATCH
+        found[-1].append(name)
+        room -= sizes[name]
+    return found
 
 
 def _unframed(output: bytes, *, count: int) -> list[bytes]:
