@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown or arguments.runs < 1:
         parser.error(f"there is no part {', '.join(sorted(unknown))}" if unknown else "--runs is at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what a part has started ends with it
     missed = False
     for part in arguments.parts or PARTS:
         try:
@@ -54,7 +56,8 @@ def run(part: str, *, runs: int) -> Result:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(dir=kept, prefix="run-") as folder:
         bench = Bench(runs=runs, home=home, folder=Path(folder), say=_say)
-        measures: Sequence[Measure] = importlib.import_module(PARTS[part]).measure(bench)
+        module, function = PARTS[part].split(":")
+        measures: Sequence[Measure] = getattr(importlib.import_module(module), function)(bench)
     return Result(
         part=part,
         date=date,

@@ -47,7 +47,7 @@ class Bench:
             for name in in_turn(tuple(contestants), number):
                 os.sync()
                 answers[name].append(contestants[name]())
-                self.say(f"round {number + 1} of {self.runs}: {name}")
+                self.say(f"round {number + 1} of {self.runs}: {name}: {answers[name][-1]}")
         return answers
 
 

@@ -12,11 +12,11 @@ def bars(result: Result) -> list[tuple[str, Series]]:
     """Return what has stages, each once: a baseline may serve several measures."""
     found: dict[str, Series] = {}
     for measure in result.measures:
-        group = measure.name.partition(":")[0]
-        for series in (measure.ours, measure.baseline):
-            if series.stages:
-                label = series.name if series is measure.baseline else f"{series.name}, {measure.name}"
-                found.setdefault(f"{group}: {label}" if series is measure.baseline else label, series)
+        if measure.ours.stages:
+            found[f"{measure.ours.name}: {measure.name}"] = measure.ours
+    for measure in result.measures:
+        if measure.baseline.stages:
+            found[measure.baseline.name] = measure.baseline
     return list(found.items())
 
 
