@@ -77,7 +77,7 @@ def measure_one(bench: Bench, project: Path, *, bars: bool) -> list[Measure]:
     stores = prepared_stores(bench, project)
     conventional = prepare(lock, blobs, bench.folder / "baseline", uv=BIN / "uv")
     bench.notes.append(
-        f"{', '.join(map(str, lock.inputs['packages']))}: {len(lock.debs())} .debs, {len(lock.python.packages)} wheels of "
+        f"{len(lock.debs())} .debs, {len(lock.python.packages)} wheels of "
         f"{sum(item.size or 0 for item in wanted_wheels(lock)) / 1e6:.0f} MB"
     )
     turns = bench.rounds(

@@ -52,7 +52,17 @@ def measure(bench: Bench) -> Sequence[Measure]:
             MLVM_HOME=home, JUPYTER_DATA_DIR=home / "jupyter", IPYTHONDIR=home / "ipython"
         )
         text = CLIENT.read_text()
-        inside = [BIN / "mlvm", "run", MACHINE, "--", GUEST_PYTHON, "-u", "-c", text, "python3"]
+        inside: list[process.Argument] = [
+            BIN / "mlvm",
+            "run",
+            MACHINE,
+            "--",
+            GUEST_PYTHON,
+            "-u",
+            "-c",
+            text,
+            "python3",
+        ]
         clients = {
             "mlvm": stack.enter_context(client([sys.executable, CLIENT, KERNEL], variables)),
             "in the guest": stack.enter_context(client(inside, variables)),
