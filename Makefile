@@ -1,7 +1,8 @@
-# Two commands do everything on a fresh Debian or Ubuntu machine, set-up included:
+# These commands do everything on a fresh Debian or Ubuntu machine, set-up included:
 #
 #   make demo    build a box from its committed lock, boot it, run a notebook inside it
 #   make test    every check and every test
+#   make bench   every benchmark; BENCH="build cli --runs 9" chooses
 #
 # Set-up is done once and again only when pyproject.toml or tools/host-setup change.
 
@@ -30,7 +31,7 @@ unit: $(SETUP)/package
 boot: $(SETUP)/host-test $(SETUP)/package
 	$(BIN)/python -m pytest -m boot $(PYTEST_ARGS)
 
-bench: $(SETUP)/host-test $(SETUP)/package
+bench: $(SETUP)/host-bench $(SETUP)/package
 	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
@@ -44,6 +45,11 @@ $(SETUP)/host: tools/host-setup
 $(SETUP)/host-test: tools/host-setup
 	@mkdir -p $(SETUP)
 	tools/host-setup test
+	@touch $@
+
+$(SETUP)/host-bench: tools/host-setup
+	@mkdir -p $(SETUP)
+	tools/host-setup bench
 	@touch $@
 
 $(SETUP)/package: pyproject.toml $(SETUP)/host

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ def sha256_of(path: Path) -> str:
 
 def temporary_beside(path: Path) -> Path:
     """Return an unused name in the folder of `path`, on the same file system, that `is_temporary` knows."""
-    return path.with_name(f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY}{path.name[:40]}-{os.getpid()}-{os.urandom(4).hex()}")
 
 
 def is_temporary(path: Path) -> bool:

@@ -1,12 +1,13 @@
 """The only door to other programs.
 
-`run` is for programs that end by themselves, `spawn` for those that live as long as a block, `start_detached` for
-QEMU, which outlives us. A failed program becomes a ProgramError with the command and its last words; a missing one
-names the package that brings it.
+`run` is for programs that end by themselves, `feed` for those that read what we make meanwhile, `spawn` for those that
+live as long as a block, `start_detached` for QEMU, which outlives us. A failed program becomes a ProgramError with the
+command and its last words; a missing one names the package that brings it.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
@@ -14,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +34,9 @@ PACKAGES = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
 }
+
+#: Bytes gathered before a fed program gets them.
+FEED_BUFFER = 1 << 20
 
 Argument = str | os.PathLike[str]
 
@@ -125,6 +130,24 @@ def spawn(
         yield child
     finally:
         _end(child)
+
+
+@contextmanager
+def feed(command: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
+    """Run a program while the block writes what it reads, and wait for its end after the block.
+
+    Raises ProgramError as `run` does; when a program ends before it has read all, its own last words say why.
+    """
+    argv = _with_program(command)
+    with tempfile.TemporaryFile() as said:
+        with spawn(argv, env=env, stdin=subprocess.PIPE, stdout=said, stderr=said) as child:
+            assert isinstance(child.stdin, io.BufferedWriter)
+            with suppress(BrokenPipeError), io.BufferedWriter(child.stdin.detach(), FEED_BUFFER) as stream:
+                yield stream
+            code = child.wait()
+        if code != 0:
+            said.seek(0)
+            raise failed(argv, code, said.read())
 
 
 def start_detached(

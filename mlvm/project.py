@@ -76,9 +76,12 @@ class Project:
 
     def stale_reasons(self) -> list[str]:
         """Say why the lock does not fit the spec; empty when it is fresh."""
+        return self._stale_reasons(self.lock())
+
+    def _stale_reasons(self, lock: Lock | None) -> list[str]:
         from mlvm.lock.fresh import stale_reasons  # noqa: PLC0415
 
-        spec, lock = self.spec(), self.lock()
+        spec = self.spec()
         return [f"there is no {LOCK_NAME}"] if lock is None else stale_reasons(spec, lock)
 
     def relock(
@@ -106,7 +109,8 @@ class Project:
 
         With `frozen`, raise LockError instead: nothing moves unless somebody says so.
         """
-        lock, reasons = self.lock(), self.stale_reasons()
+        lock = self.lock()
+        reasons = self._stale_reasons(lock)
         if lock is not None and not reasons:
             return lock
         if frozen:

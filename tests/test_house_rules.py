@@ -14,6 +14,8 @@ import pytest
 
 import mlvm
 from mlvm import errors
+from mlvm.machine.record import Record, save
+from mlvm.paths import Home
 
 ROOT = Path(mlvm.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -73,15 +75,30 @@ def test_the_error_tree_is_drawn() -> None:
     assert missing == []
 
 
-def test_help_imports_little() -> None:
-    """`mlvm --help` must not wait for packages that only other verbs need."""
-    code = "import sys\nfrom mlvm.cli import run\ntry: run(['--help'])\nexcept SystemExit: pass\nprint(*sys.modules)"
+#: What takes long to import, and what it is for. No command may wait for what it does not use.
+SLOW = {
+    "packages": {"packaging", "yaml", "tomllib", "tomli_w"},
+    "the network": {"requests", "urllib3"},
+    "notebooks": {"IPython", "ipywidgets", "jupyter_client", "traitlets", "zmq"},
+    "machines at work": {"asyncio", "qemu.qmp"},
+    "terminals": {"rich"},
+    "images": {"tarfile", "zipfile", "mlvm.image.making", "mlvm.lock.debian"},
+}
+
+
+@pytest.mark.parametrize(("verb", "most"), [("--help", 130), ("status", 200)])
+def test_quick_commands_import_little(verb: str, most: int, home: Home) -> None:
+    """`mlvm --help`, and `mlvm status` with a machine, answer before anything heavy is loaded."""
+    machine = Record(name="one", provider="qemu", image_id="0" * 64, project="/nowhere", home=home)
+    machine.folder.mkdir(parents=True)
+    save(machine)
+    code = "import sys\nfrom mlvm.cli import run\ntry: run(sys.argv[1:])\nexcept SystemExit: pass\nprint(*sys.modules)"
 
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+        [sys.executable, "-c", code, verb], capture_output=True, text=True, check=True, env=os.environ
     )
-    loaded = set(done.stdout.splitlines()[-1].split())
+    shown, loaded = done.stdout.splitlines()[:-1], set(done.stdout.splitlines()[-1].split())
 
-    assert loaded.isdisjoint(
-        {"yaml", "requests", "rich", "IPython", "jupyter_client", "zmq", "asyncio", "packaging"}
-    )
+    assert shown[1].startswith("one") if verb == "status" else shown[0].startswith("usage:")
+    assert {why: names & loaded for why, names in SLOW.items() if names & loaded} == {}
+    assert len(loaded) <= most

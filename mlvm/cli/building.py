@@ -10,14 +10,9 @@ from mlvm.cli.parser import Arguments
 from mlvm.cli.shared import observing, project_at
 from mlvm.errors import BuildError
 from mlvm.files import write_whole
-from mlvm.image.build import build as build_image
-from mlvm.image.build import recorded_digests
 from mlvm.image.document import BUILDER
 from mlvm.image.store import Store
 from mlvm.image.usage import Item
-from mlvm.image.verify import verify as verify_image
-from mlvm.lock.document import ImageRecord
-from mlvm.lock.text import dumps
 from mlvm.paths import Home
 from mlvm.terminal import size, table
 
@@ -40,6 +35,12 @@ def build(arguments: Arguments) -> int:
 
 def verify(arguments: Arguments) -> int:
     """Rebuild and compare; with `--record`, write the digests into the lock."""
+    from mlvm.image.build import build as build_image
+    from mlvm.image.build import recorded_digests
+    from mlvm.image.verify import verify as verify_image
+    from mlvm.lock.document import ImageRecord
+    from mlvm.lock.text import dumps
+
     project = project_at(arguments.box)
     lock = project.fresh_lock(frozen=True)
     if arguments.record:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mlvm import files, process
@@ -27,6 +28,8 @@ from mlvm.lock.document import DebianPackage, Lock
 
 _DIGEST_LENGTH = 32
 _INDEX_LENGTH = 8
+#: Bytes of source that are worth a start of the interpreter, which takes as long as compiling a tenth of that.
+_BATCH = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,11 +91,21 @@ class Compiler:
     def add_wheels(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
         """Put the bytecode of wheels into `tree`; `wheels` are the modules' paths by the wheel's digest."""
         with ThreadPoolExecutor(self.workers) as pool:
-            every = pool.map(lambda digest: self._of_wheel(digest, tree, wheels[digest]), wheels)
-        for kept, paths in zip(every, wheels.values(), strict=True):
-            for path in paths:
-                if path in kept:
-                    self._put(tree, path, kept[path])
+            kept = dict(zip(wheels, pool.map(self._read_cache, wheels), strict=True))
+            missing = {
+                digest: sum(tree[path].size for path in wheels[digest])
+                for digest, found in kept.items()
+                if found is None
+            }
+            fill = lambda batch: self._fill_cache(tree, {digest: wheels[digest] for digest in batch})  # noqa: E731
+            list(pool.map(fill, batches(missing)))
+        kept.update((digest, self._read_cache(digest)) for digest in missing)
+        for digest, found in kept.items():
+            if found is None:
+                raise BuildError(f"`{self.cached(digest)}` changed while it was read", hint="mlvm build")
+            for path in wheels[digest]:
+                if path in found:
+                    self._put(tree, path, found[path])
 
     def cached(self, wheel: str) -> Path:
         """Return where the bytecode of a wheel is kept."""
@@ -110,24 +123,20 @@ class Compiler:
         node = Node(kind=Kind.FILE, mode=0o644, uid=source.uid, gid=source.gid, content=content)
         tree.put(f"{cache}/{name.removesuffix('.py')}.{tag}.pyc", node)
 
-    def _of_wheel(self, digest: str, tree: Tree, paths: Sequence[str]) -> dict[str, Slice]:
-        """Return a wheel's bytecode by path, compiling what is not kept, or not as it was written."""
-        kept = self._read_cache(digest)
-        if kept is None:
-            self._fill_cache(digest, tree, paths)
-            kept = self._read_cache(digest)
-        if kept is None:
-            raise BuildError(f"`{self.cached(digest)}` changed while it was read", hint="mlvm build")
-        return kept
-
-    def _fill_cache(self, digest: str, tree: Tree, paths: Sequence[str]) -> None:
-        sources = [Source(path=path, content=tree.read(path)) for path in paths]
-        results = self._compile(sources)
-        index = [[source.path, len(result)] for source, result in zip(sources, results, strict=True)]
-        head = json.dumps(index).encode()
-        content = b"".join((len(head).to_bytes(_INDEX_LENGTH, "little"), head, *results))
-        with files.writing(self.cached(digest), mode=0o444) as stream:
-            stream.write(hashlib.sha256(content).digest() + content)
+    def _fill_cache(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
+        """Compile some wheels with one start of the interpreter; each keeps its own file."""
+        results = iter(
+            self._compile(
+                [Source(path=path, content=tree.read(path)) for paths in wheels.values() for path in paths]
+            )
+        )
+        for digest, paths in wheels.items():
+            made = list(islice(results, len(paths)))
+            index = [[path, len(result)] for path, result in zip(paths, made, strict=True)]
+            head = json.dumps(index).encode()
+            content = b"".join((len(head).to_bytes(_INDEX_LENGTH, "little"), head, *made))
+            with files.writing(self.cached(digest), mode=0o444) as stream:
+                stream.write(hashlib.sha256(content).digest() + content)
 
     def _read_cache(self, digest: str) -> dict[str, Slice] | None:
         """Return what is kept of a wheel; None when there is nothing that has the digest it begins with."""
@@ -165,6 +174,19 @@ class Compiler:
         environment = {"LC_ALL": "C.UTF-8", "PYTHONHOME": str(self.folder / "usr"), "PYTHONHASHSEED": "0"}
         done = process.run(command, env=environment, stdin=b"".join(frames), timeout=1800)
         return _unframed(done.stdout, count=len(frames) // 3)
+
+
+def batches(sizes: Mapping[str, int]) -> list[list[str]]:
+    """Return the names of what is compiled together: the largest first and alone, the small ones by the batch."""
+    found: list[list[str]] = []
+    room = 0
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        if not found or sizes[name] > room:
+            found.append([])
+            room = _BATCH
+        found[-1].append(name)
+        room -= sizes[name]
+    return found
 
 
 def _unframed(output: bytes, *, count: int) -> list[bytes]:

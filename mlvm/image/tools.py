@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess  # noqa: TID251  (a type)
+from typing import IO
 
 from mlvm import files, process
 from mlvm.download import Blobs
@@ -37,9 +39,17 @@ class Tools:
         self, program: str, arguments: Sequence[str | os.PathLike[str]], *, timeout: float = 600
     ) -> CompletedProcess[bytes]:
         """Run `program` ("mkfs.erofs") to its end. Raises ProgramError with its last words."""
+        return process.run([*self.command(program), *arguments], env=self._environment(), timeout=timeout)
+
+    def feed(
+        self, program: str, arguments: Sequence[str | os.PathLike[str]]
+    ) -> AbstractContextManager[IO[bytes]]:
+        """Run `program` while the block writes what it reads. Raises ProgramError with its last words."""
+        return process.feed([*self.command(program), *arguments], env=self._environment())
+
+    def _environment(self) -> dict[str, str]:
         # mke2fs would read the host's /etc/mke2fs.conf; SOURCE_DATE_EPOCH would change what mkfs.erofs writes.
-        environment = {"LC_ALL": "C.UTF-8", "MKE2FS_CONFIG": str(self.folder / "etc/mke2fs.conf")}
-        return process.run([*self.command(program), *arguments], env=environment, timeout=timeout)
+        return {"LC_ALL": "C.UTF-8", "MKE2FS_CONFIG": str(self.folder / "etc/mke2fs.conf")}
 
     def command(self, program: str) -> list[Path | str]:
         """Return the beginning of a command line that runs `program`. Raises BuildError when it is not here."""

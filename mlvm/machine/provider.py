@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mlvm.events import Observer
-from mlvm.image.document import Image
-from mlvm.machine.guest import Guest
-from mlvm.machine.record import Record
+if TYPE_CHECKING:
+    from mlvm.events import Observer
+    from mlvm.image.document import Image
+    from mlvm.machine.guest import Guest
+    from mlvm.machine.record import Record
 
 
 class State(StrEnum):

@@ -169,6 +169,39 @@ def test_what_cannot_be_started(tmp_path: Path, mode: int | None, why: str) -> N
     assert [r.value.message for r in (ran, spawned, detached, replaced)] == [message] * 4
 
 
+def test_feed(tmp_path: Path) -> None:
+    with process.feed(["sh", "-c", 'cat > "$1"', "-", tmp_path / "got"]) as stream:
+        for _ in range(3):
+            stream.write(b"x" * 1_000_000)
+
+    assert (tmp_path / "got").read_bytes() == b"x" * 3_000_000
+
+
+def test_what_is_fed_may_end_early_when_it_has_what_it_wants() -> None:
+    with process.feed(["head", "-c", "1"]) as stream:
+        stream.write(b"x" * 5_000_000)
+
+
+def test_feed_of_what_fails_before_it_has_read_all(tmp_path: Path) -> None:
+    path = program(tmp_path, "eater", "echo no more >&2; exit 3")
+
+    with pytest.raises(ProgramError) as caught, process.feed([path]) as stream:
+        stream.write(b"x" * 5_000_000)
+
+    assert caught.value.message == "`eater` ended with code 3"
+    assert caught.value.details == f"$ {path}\nno more"
+
+
+def test_an_error_while_feeding_ends_the_program(tmp_path: Path) -> None:
+    path = program(tmp_path, "waiter", "cat > /dev/null; sleep 60")
+    began = time.monotonic()
+
+    with pytest.raises(ZeroDivisionError), process.feed([path]):
+        raise ZeroDivisionError
+
+    assert time.monotonic() - began < 30
+
+
 def test_spawn_ends_its_program() -> None:
     with process.spawn(["sleep", "60"]) as child:
         assert child.poll() is None

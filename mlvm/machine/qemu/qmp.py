@@ -2,24 +2,28 @@
 
 `qemu.qmp` speaks asyncio only. Its loop runs in a thread of its own here, because a caller may itself be
 inside a running loop: a notebook's cell always is. QEMU serves one client at a time, so a connection is also
-a hold.
+a hold. Both packages are imported by whoever connects: together they take longer than looking at all machines.
 """
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlvm import files
 from mlvm.errors import MachineError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from qemu.qmp import QMPClient
 
 T = TypeVar("T")
 #: Seconds within which QEMU answers; it may be busy writing.
@@ -54,6 +58,8 @@ class Monitor:
         self._call("getfd", send)
 
     def _call(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        from qemu.qmp import ExecuteError, QMPError
+
         try:
             return _finish(self._loop, work)
         except ExecuteError as refused:
@@ -67,6 +73,8 @@ class Monitor:
 @contextmanager
 def connect(socket: Path) -> Iterator[Monitor]:
     """Yield a connection to the monitor at `socket`; others wait meanwhile. Raises MachineError."""
+    from qemu.qmp import QMPError
+
     logging.getLogger("qemu.qmp").addHandler(_QUIET)
     if not socket.exists():
         raise MachineError("the machine is not running", details=f"there is no {socket}")
@@ -83,10 +91,14 @@ def connect(socket: Path) -> Iterator[Monitor]:
 
 
 async def _new_client() -> QMPClient:
+    from qemu.qmp import QMPClient
+
     return QMPClient("mlvm")
 
 
 async def _disconnect(client: QMPClient) -> None:
+    from qemu.qmp import QMPError
+
     try:
         await client.disconnect()
     except (QMPError, OSError, EOFError):
@@ -95,6 +107,7 @@ async def _disconnect(client: QMPClient) -> None:
 
 def _finish(loop: asyncio.AbstractEventLoop, work: Callable[[], Awaitable[T]]) -> T:
     """Do `work` in the loop's thread and wait for it."""
+    import asyncio
 
     async def limited() -> T:
         return await asyncio.wait_for(work(), ANSWER)
@@ -105,6 +118,8 @@ def _finish(loop: asyncio.AbstractEventLoop, work: Callable[[], Awaitable[T]]) -
 @contextmanager
 def _loop() -> Iterator[asyncio.AbstractEventLoop]:
     """Yield an event loop that runs in a thread of its own while the block runs."""
+    import asyncio
+
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="mlvm-qmp", daemon=True)
     thread.start()
