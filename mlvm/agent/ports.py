@@ -33,9 +33,7 @@ class VirtioPort:
 
     def wait(self) -> Wire:
         """Return the wire once the host side is open."""
-        state = select.poll()
-        state.register(self.fd, select.POLLIN)
-        while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
+        while self._wire.deserted():
             self._changes.poll(5)
         return self._wire
 

@@ -94,17 +94,31 @@ class Wire:
             self._in += data
 
     def _check_gone(self) -> None:
-        """Raise Vanished unless the host side is open again, or never was closed."""
-        state = select.poll()
-        state.register(self.fd, select.POLLIN)
+        """Raise Vanished unless the host side is open again, or never was closed, or has left something."""
         deadline = time.monotonic() + self._patience
-        while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
+        while self.deserted():
             if time.monotonic() >= deadline:
                 self._out.clear()
                 raise Vanished
             time.sleep(0.01)
         if not self._patience:
             raise Vanished
+
+    def deserted(self) -> bool:
+        """Tell whether the host side is closed and has left nothing; what it has left is kept.
+
+        A port whose host side is closed says that it can be read, as a file at its end does: only reading tells.
+        """
+        state = select.poll()
+        state.register(self.fd, select.POLLIN)
+        if not any(events & select.POLLHUP for _, events in state.poll(0)):
+            return False
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:
+            return False
+        self._in += data
+        return not data
 
     def take(self) -> Message | None:
         """Return the next whole message that has arrived, or None. Raises Replaced for a `hello`."""
