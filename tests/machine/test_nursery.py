@@ -63,7 +63,7 @@ class Notebook:
             ip="127.0.0.1", curve_publickey=public, curve_secretkey=secret, **self.kernel.ports
         )
         self.client.session.key = key.encode()
-        self.client.start_channels()
+        self.client.start_channels(hb=False)
 
     def run(self, code: str) -> str:
         printed: list[str] = []

@@ -80,8 +80,12 @@ def restore(record: Record, monitor: Monitor) -> None:
         receive(stream, monitor, f"cannot resume machine `{record.name}`", before=lambda: forget(record))
 
 
-def send(stream: IO[bytes], monitor: Monitor, what: str) -> None:
-    """Write a stopped guest to `stream`; `what` begins the MachineError when that fails."""
+def send(stream: IO[bytes], monitor: Monitor, what: str, *, ram: bool = True) -> None:
+    """Write a stopped guest to `stream`; `what` begins the MachineError when that fails.
+
+    Without `ram`, RAM that is a shared file is left out: it is saved where it is.
+    """
+    _choose(monitor, ram=ram)
     monitor.execute("migrate-set-parameters", max_bandwidth=BANDWIDTH)
     monitor.hand_over("saved", stream.fileno())
     monitor.execute("migrate", uri="fd:saved")
@@ -89,14 +93,26 @@ def send(stream: IO[bytes], monitor: Monitor, what: str) -> None:
 
 
 def receive(
-    stream: IO[bytes], monitor: Monitor, what: str, *, before: Callable[[], None] = lambda: None
+    stream: IO[bytes],
+    monitor: Monitor,
+    what: str,
+    *,
+    ram: bool = True,
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Read a guest from `stream` into a QEMU that waits for it, do `before`, and let the guest go on."""
+    _choose(monitor, ram=ram)
     monitor.hand_over("saved", stream.fileno())
     monitor.execute("migrate-incoming", uri="fd:saved")
     _wait(monitor, what)
     before()
     monitor.execute("cont")
+
+
+def _choose(monitor: Monitor, *, ram: bool) -> None:
+    """Say what is in the stream: it is written and read in different ways. QEMU keeps what it was told last."""
+    capability = {"capability": "x-ignore-shared", "state": not ram}
+    monitor.execute("migrate-set-capabilities", capabilities=[capability])
 
 
 def _wait(monitor: Monitor, what: str) -> None:

@@ -118,8 +118,7 @@ def take_disk(found: WarmState, path: Path) -> None:
 def restore(found: WarmState, monitor: qmp.Monitor, record: Record) -> None:
     """Let a QEMU that waits, with the state's RAM mapped, go on from there."""
     with (found.folder / DEVICES).open("rb") as stream:
-        _without_ram(monitor)
-        saved.receive(stream, monitor, f"cannot restore machine `{record.name}`")
+        saved.receive(stream, monitor, f"cannot restore machine `{record.name}`", ram=False)
 
 
 def make(launch: Launch, *, observer: Observer) -> WarmState:
@@ -163,9 +162,8 @@ def _make(launch: Launch, folder: Path, key: str, observer: Observer) -> None:
         guest.sync()
         with qmp.connect(launching.monitor_socket(record)) as monitor:
             monitor.execute("stop")
-            _without_ram(monitor)
             with files.writing(folder / DEVICES, mode=0o600) as stream:
-                saved.send(stream, monitor, "cannot save the warm state")
+                saved.send(stream, monitor, "cannot save the warm state", ram=False)
     (record.folder / OVERLAY).rename(folder / OVERLAY)
     files.remove_tree(work)
     for name in (RAM, DEVICES, OVERLAY):
@@ -196,12 +194,6 @@ def _running(launch: Launch, observer: Observer) -> Iterator[None]:
         if with_run is not None:
             run_record.kill(with_run, with_run.boot_id, number=9, seconds=10)
         files.remove_tree(record.home.sockets(record.name))
-
-
-def _without_ram(monitor: qmp.Monitor) -> None:
-    """RAM lives in a file of its own: leave it out of the stream."""
-    capability = {"capability": "x-ignore-shared", "state": True}
-    monitor.execute("migrate-set-capabilities", capabilities=[capability])
 
 
 def _folder(home: Home, key: str) -> Path:
