@@ -25,6 +25,7 @@ from mlvm.image.tree import SOURCE_DATE, Node, Tree
 from mlvm.lock.deb import Kind
 from mlvm.lock.document import DebianPackage, Lock
 
+_DIGEST_LENGTH = 32
 _INDEX_LENGTH = 8
 
 
@@ -86,11 +87,9 @@ class Compiler:
 
     def add_wheels(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
         """Put the bytecode of wheels into `tree`; `wheels` are the modules' paths by the wheel's digest."""
-        missing = [digest for digest in wheels if not self.cached(digest).is_file()]
         with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(lambda digest: self._fill_cache(digest, tree, wheels[digest]), missing))
-        for digest, paths in wheels.items():
-            kept = self._read_cache(digest)
+            every = pool.map(lambda digest: self._of_wheel(digest, tree, wheels[digest]), wheels)
+        for kept, paths in zip(every, wheels.values(), strict=True):
             for path in paths:
                 if path in kept:
                     self._put(tree, path, kept[path])
@@ -111,21 +110,39 @@ class Compiler:
         node = Node(kind=Kind.FILE, mode=0o644, uid=source.uid, gid=source.gid, content=content)
         tree.put(f"{cache}/{name.removesuffix('.py')}.{tag}.pyc", node)
 
+    def _of_wheel(self, digest: str, tree: Tree, paths: Sequence[str]) -> dict[str, Slice]:
+        """Return a wheel's bytecode by path, compiling what is not kept, or not as it was written."""
+        kept = self._read_cache(digest)
+        if kept is None:
+            self._fill_cache(digest, tree, paths)
+            kept = self._read_cache(digest)
+        if kept is None:
+            raise BuildError(f"`{self.cached(digest)}` changed while it was read", hint="mlvm build")
+        return kept
+
     def _fill_cache(self, digest: str, tree: Tree, paths: Sequence[str]) -> None:
         sources = [Source(path=path, content=tree.read(path)) for path in paths]
         results = self._compile(sources)
         index = [[source.path, len(result)] for source, result in zip(sources, results, strict=True)]
         head = json.dumps(index).encode()
+        content = b"".join((len(head).to_bytes(_INDEX_LENGTH, "little"), head, *results))
         with files.writing(self.cached(digest), mode=0o444) as stream:
-            stream.write(len(head).to_bytes(_INDEX_LENGTH, "little") + head)
-            stream.writelines(results)
+            stream.write(hashlib.sha256(content).digest() + content)
 
-    def _read_cache(self, digest: str) -> dict[str, Slice]:
+    def _read_cache(self, digest: str) -> dict[str, Slice] | None:
+        """Return what is kept of a wheel; None when there is nothing that has the digest it begins with."""
         path = self.cached(digest)
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(_INDEX_LENGTH), "little")
-            index = json.loads(stream.read(length))
-        offset = _INDEX_LENGTH + length
+        try:
+            with path.open("rb") as stream:
+                recorded = stream.read(_DIGEST_LENGTH)
+                if hashlib.file_digest(stream, "sha256").digest() != recorded:
+                    return None
+                stream.seek(_DIGEST_LENGTH)
+                length = int.from_bytes(stream.read(_INDEX_LENGTH), "little")
+                index = json.loads(stream.read(length))
+        except FileNotFoundError:
+            return None
+        offset = _DIGEST_LENGTH + _INDEX_LENGTH + length
         found = {}
         for name, size in index:
             if size:

@@ -1,10 +1,15 @@
 """/etc/ssl/certs: what update-ca-certificates makes of the certificates that ca-certificates ships.
 
-The bundle is what OpenSSL, GnuTLS and Python's own `ssl` read; the links by name are for whoever looks for one.
+The bundle is what OpenSSL, GnuTLS and Python's own `ssl` read; the links by name are for whoever looks for one, and
+those by number for programs that give OpenSSL the folder.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+
+from mlvm.errors import BuildError
+from mlvm.image.subject import subject_hash
 from mlvm.image.tree import Tree
 
 SHIPPED = "usr/share/ca-certificates"
@@ -30,9 +35,24 @@ def add_certificates(tree: Tree) -> None:
     names = [path.removeprefix(f"{SHIPPED}/") for path in paths]
     tree.file("etc/ca-certificates.conf", _HEADER + "".join(f"{name}\n" for name in names))
     bundle = []
+    certificates = {}
     for path in paths:
         text = tree.read(path)
         bundle.append(text if text.endswith(b"\n") else text + b"\n")
-        name = path.rpartition("/")[2].removesuffix(".crt").replace(" ", "_").replace(",", "_")
-        tree.symlink(f"{TARGET}/{name}.pem", f"/{path}")
+        name = path.rpartition("/")[2].removesuffix(".crt").replace(" ", "_").replace(",", "_") + ".pem"
+        tree.symlink(f"{TARGET}/{name}", f"/{path}")
+        certificates[name] = text
     tree.file(f"{TARGET}/ca-certificates.crt", b"".join(bundle))
+    _add_numbers(tree, certificates)
+
+
+def _add_numbers(tree: Tree, certificates: dict[str, bytes]) -> None:
+    """Make the links by which OpenSSL finds a certificate by its subject; two of one subject are counted."""
+    seen: Counter[int] = Counter()
+    for name, text in sorted(certificates.items()):
+        try:
+            number = subject_hash(text)
+        except (ValueError, IndexError) as broken:
+            raise BuildError(f"`{name}` of ca-certificates is not a certificate: {broken}") from None
+        tree.symlink(f"{TARGET}/{number:08x}.{seen[number]}", name)
+        seen[number] += 1

@@ -26,7 +26,6 @@ def add_database(
         _add_info(tree, package)
         stanzas.append(_status(package, originals))
     tree.file(f"{ROOT}/status", "\n".join(stanzas))
-    tree.file(f"{ROOT}/available", "")
     tree.file(f"{ROOT}/arch", "amd64\n")
     tree.file(f"{ROOT}/info/format", "1\n")
     tree.file(f"{ROOT}/diversions", "".join(f"{path}\n{to}\n{by}\n" for path, to, by in scripts.diversions))
@@ -68,6 +67,9 @@ def _status(package: Deb, originals: Mapping[str, bytes]) -> str:
         for path in package.conffiles
         if path in originals
     ]
+    for line in package.control.get("conffiles", b"").decode(errors="replace").splitlines():
+        if line.startswith("remove-on-upgrade "):
+            lines.insert(0, f" {line.split()[1]} newconffile remove-on-upgrade")
     return stanza + ("\nConffiles:\n" + "\n".join(lines) if lines else "") + "\n"
 
 

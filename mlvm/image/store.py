@@ -29,6 +29,9 @@ from mlvm.image.usage import Item, Usage
 from mlvm.paths import Home
 
 RECORD_VERSION = 1
+_PARTS = (*LAYERS, "vmlinuz", "initramfs")
+#: Fields of an image's record that are plain texts.
+_TEXTS = ("id", "name", "python", "debian", "kernel_release", "tools", "interpreter")
 #: Holds that last as long as this process: images it has been given.
 _kept_open = ExitStack()
 
@@ -96,10 +99,10 @@ class Store:
         try:
             record = json.loads((folder / "artifact.json").read_text())
             found = Artifact(
-                name=record["name"],
+                name=_text(record["name"]),
                 id=step_id,
                 path=folder / "content",
-                sha256=record["sha256"],
+                sha256=_text(record["sha256"]),
                 size=record["size"],
             )
             return found if found.path.stat().st_size == found.size else None
@@ -147,10 +150,13 @@ class Store:
         """Return an image's record, None when there is none that can be read."""
         try:
             record = json.loads((self.images / f"{image_id}.json").read_text())
-            if record.pop("version") != RECORD_VERSION or record["id"] != image_id:
+            if record["version"] != RECORD_VERSION or record["id"] != image_id:
                 return None
             return ImageEntry(
-                **{**record, "blobs": tuple(record["blobs"]), "bytecode": tuple(record["bytecode"])}
+                **{name: _text(record[name]) for name in _TEXTS},
+                parts={name: _text(record["parts"][name]) for name in _PARTS},
+                bytecode=tuple(map(_text, record["bytecode"])),
+                blobs=tuple(map(_text, record["blobs"])),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -189,3 +195,10 @@ class Store:
 
 
 _kept: set[tuple[str, str, int]] = set()
+
+
+def _text(value: object) -> str:
+    """Return a record's text. Raises TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

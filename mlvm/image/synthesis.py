@@ -7,6 +7,7 @@ what dpkg makes of the same packages.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -86,8 +87,9 @@ TEXTS: Mapping[str, str] = {
     "etc/python3/debian_config": (
         "[DEFAULT]\n# how to byte-compile (comma separated: standard, optimize)\nbyte-compile = standard\n"
     ),
-    "etc/timezone": "Etc/UTC\n",
 }
+#: The one file that ucf writes, and the package that lets it.
+UCF = ("etc/ssh/sshd_config", "openssh-server")
 
 
 def synthesize(tree: Tree, scripts: Scripts, accounts: Accounts, *, python: str) -> None:
@@ -98,15 +100,19 @@ def synthesize(tree: Tree, scripts: Scripts, accounts: Accounts, *, python: str)
     for path, template in COPIES.items():
         if template in tree:
             tree.file(path, tree.read(template))
-    for path, target in LINKS.items():
+    for path in scripts.folders:
+        tree.folder(path)
+    for path, target in (*LINKS.items(), *scripts.links.items()):
         tree.symlink(path, target)
-    for path, text in TEXTS.items():
+    for path, text in (*TEXTS.items(), *scripts.texts.items()):
         tree.file(path, text)
     tree.file("etc/security/opasswd", "", mode=0o600)
+    tree.file(f"var/lib/python/python{python}_installed", "")
     tree.folder(f"usr/local/lib/python{python}")
     tree.folder(f"usr/local/lib/python{python}/dist-packages")
     _shells(tree)
     _logs(tree, accounts)
+    _ucf(tree)
     add_pam(tree)
     add_certificates(tree)
     add_library_cache(tree)
@@ -147,7 +153,17 @@ def _logs(tree: Tree, accounts: Accounts) -> None:
     tree.file("var/log/btmp", "", mode=0o660, group=accounts.gid("utmp"))
     tree.file("var/log/lastlog", "", mode=0o664, group=accounts.gid("utmp"))
     tree.file("var/log/wtmp", "", mode=0o664, group=accounts.gid("utmp"))
-    tree.file("var/log/faillog", "")
+
+
+def _ucf(tree: Tree) -> None:
+    """Tell ucf what it wrote, so that an upgrade in the guest replaces a file that nobody has changed."""
+    path, package = UCF
+    if path in tree:
+        content = tree.read(path)
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        tree.file("var/lib/ucf/hashfile", f"{digest}  /{path}\n")
+        tree.file("var/lib/ucf/registry", f"{package} \t /{path}\n")
+        tree.file("var/lib/ucf/cache/:" + path.replace("/", ":"), content)
 
 
 def _alternative(tree: Tree, alternative: Alternative) -> None:

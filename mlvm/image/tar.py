@@ -19,10 +19,13 @@ BLOCK = 512
 _TYPES = {Kind.FILE: b"0", Kind.HARDLINK: b"1", Kind.SYMLINK: b"2", Kind.FOLDER: b"5"}
 _LARGEST_NUMBER = 0o7777777
 _LARGEST_SIZE = 0o77777777777
+#: Without an entry of its own, the root would get whatever mode a reader of tars thinks of: mkfs.erofs gives it 0777.
+_ROOT = Node(kind=Kind.FOLDER, mode=0o755)
 
 
 def write_tar(tree: Tree, stream: IO[bytes]) -> None:
-    """Write all of `tree` to `stream`. Raises BuildError when content is not as long as it says."""
+    """Write all of `tree` to `stream`, its root first. Raises BuildError when content is not as long as it says."""
+    stream.write(_headers(".", _ROOT))
     for path, node in tree.ordered():
         stream.write(_headers(path, node))
         if node.kind is Kind.FILE:

@@ -131,9 +131,10 @@ class Usage:
         found: dict[str, list[str]] = {}
         for path in sorted(self.store.home.machines.glob("*/machine.json")):
             try:
-                found.setdefault(json.loads(path.read_text())["image_id"], []).append(
-                    f"machine {path.parent.name}"
-                )
+                image_id = json.loads(path.read_text())["image_id"]
+                if not isinstance(image_id, str):
+                    raise TypeError("its `image_id` is no text")
+                found.setdefault(image_id, []).append(f"machine {path.parent.name}")
             except (OSError, ValueError, KeyError, TypeError) as broken:
                 if strict:
                     raise StoreError(
@@ -150,10 +151,8 @@ class Usage:
         for path in sorted(self.roots.glob("*.json")):
             try:
                 document = json.loads(path.read_text())
-                alive = (Path(document["folder"]) / LOCK_NAME).is_file() and {
-                    "name",
-                    "image_id",
-                } <= document.keys()
+                texts = all(isinstance(document[name], str) for name in ("name", "folder", "image_id"))
+                alive = texts and (Path(document["folder"]) / LOCK_NAME).is_file()
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
             if alive:

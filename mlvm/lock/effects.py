@@ -66,6 +66,8 @@ class Effect(StrEnum):
     UNIT = "enables unit"
     CONFIGURATION = "lets ucf write"
     CAPABILITY = "sets capabilities of"
+    INIT_SCRIPT = "registers init script"
+    TRIGGER = "answers to trigger"
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -88,6 +90,10 @@ def effects_of(deb: Deb) -> frozenset[Found]:
     for entry in deb.entries:
         if entry.kind is Kind.FILE and re.fullmatch(r"usr/lib/sysusers\.d/[^/]+\.conf", entry.path):
             found.update(_declared(entry.data.decode(errors="replace")))
+    for line in deb.control.get("triggers", b"").decode(errors="replace").splitlines():
+        match line.split("#")[0].split():
+            case [directive, name] if directive.startswith("interest"):
+                found.add(Found(Effect.TRIGGER, name))
     return frozenset(found)
 
 
@@ -250,12 +256,34 @@ def _capability(words: Sequence[str]) -> Iterator[Found]:
         yield Found(Effect.CAPABILITY, names[-1])
 
 
+def _init_script(words: Sequence[str]) -> Iterator[Found]:
+    if set(words) & {"defaults", "enable", "start"}:
+        yield Found(Effect.INIT_SCRIPT, _positional(words, frozenset())[0])
+
+
+def _ownership(words: Sequence[str]) -> Iterator[Found]:
+    owner, *paths = _positional(words, frozenset()) or [""]
+    if not re.fullmatch(r"(root|0)([:.](root|0)?)?", owner):
+        yield from _overridden(paths)
+
+
+def _mode(words: Sequence[str]) -> Iterator[Found]:
+    mode, *paths = _positional(words, frozenset()) or [""]
+    if not re.fullmatch(r"0?(644|755)|[ugoa]*\+[rwxX]+", mode):
+        yield from _overridden(paths)
+
+
+def _overridden(paths: Sequence[str]) -> Iterator[Found]:
+    return (Found(Effect.OVERRIDE, path) for path in paths if path[:1] in {"/", "$"})
+
+
 _READERS = {
     "adduser": _adduser,
     "useradd": _adduser,
     "addgroup": _addgroup,
     "groupadd": _addgroup,
     "usermod": _usermod,
+    "groupmod": _usermod,
     "gpasswd": _usermod,
     "update-alternatives": _alternative,
     "dpkg-divert": _diversion,
@@ -264,6 +292,10 @@ _READERS = {
     "systemctl": _unit,
     "ucf": _ucf,
     "setcap": _capability,
+    "update-rc.d": _init_script,
+    "chown": _ownership,
+    "chgrp": _ownership,
+    "chmod": _mode,
 }
 
 

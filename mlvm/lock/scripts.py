@@ -60,7 +60,7 @@ class Scripts:
     """All that the builder does in place of a release's scripts.
 
     `units` holds every unit that scripts enable: True when the image enables it too. `seen` lists effects that need
-    no table of their own, with the reason.
+    no table of their own, with the reason. `folders`, `links` and `texts` are what only this release's scripts make.
     """
 
     users: tuple[User, ...]
@@ -70,6 +70,9 @@ class Scripts:
     diversions: tuple[tuple[str, str, str], ...]
     units: Mapping[str, bool]
     seen: Mapping[Found, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+    links: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 _USERS = (
@@ -78,6 +81,8 @@ _USERS = (
     User(name="sshd", uid=101, gid=65534, home="/run/sshd"),
     User(name="systemd-network", uid=998, gid=998, comment="systemd Network Management", home="/"),
 )
+#: trixie declares these to systemd-sysusers, with comments.
+_TRIXIE_COMMENTS = {"messagebus": "System Message Bus", "sshd": "sshd user"}
 _GROUPS = {
     "messagebus": 101,
     "_ssh": 102,
@@ -112,8 +117,13 @@ _OVERRIDES = (
     Override(path="var/cache/apt/archives/partial", user="_apt", group="root", mode=0o700),
     Override(path="var/lib/apt/lists/partial", user="_apt", group="root", mode=0o700),
 )
-#: (diverted path, where it went, by which package), as dash's script leaves them.
-_DIVERSIONS = (
+#: Secrets of units: systemd's script lets systemd-tmpfiles close what the package ships open.
+_TRIXIE_OVERRIDES = tuple(
+    Override(path=f"etc/{name}", user="root", group="root", mode=0o700)
+    for name in ("credstore", "credstore.encrypted")
+)
+#: (diverted path, where it went, by which package), as the script of bookworm's dash leaves them.
+_BOOKWORM_DIVERSIONS = (
     ("/usr/share/man/man1/sh.1.gz", "/usr/share/man/man1/sh.distrib.1.gz", "dash"),
     ("/bin/sh", "/bin/sh.distrib", "dash"),
 )
@@ -148,7 +158,37 @@ _UNITS = {
     "ssh.socket": False,
     "systemd-pstore.service": False,
 }
+#: Trigger -> what the builder makes of what it is about, or why nothing.
+_TRIGGERS = {
+    "ldconfig": "the cache of libraries is written",
+    "libc-upgrade": "systemd starts itself again, in a running system",
+    "update-ca-certificates": "the bundle is written",
+    "update-ca-certificates-fresh": "the bundle is written",
+    "/etc/dbus-1/system.d": "dbus reads it again, in a running system",
+    "/lib/udev/hwdb.d": "a virtual machine has no hardware to name",
+    "/usr/lib/binfmt.d": "systemd-binfmt reads it at boot, and is masked",
+    "/usr/lib/sysctl.d": "systemd-sysctl reads it at boot",
+    "/usr/lib/systemd/catalog": "explanations of messages are left out",
+    "/usr/lib/udev/hwdb.d": "a virtual machine has no hardware to name",
+    "/usr/share/dbus-1/system-services": "dbus reads it again, in a running system",
+    "/usr/share/dbus-1/system.d": "dbus reads it again, in a running system",
+    "/usr/share/debianutils/shells.d": "/etc/shells is written",
+    **{f"/usr/{name}": "base-files makes a link to a folder that nothing is in"
+       for name in ("lib32", "libo32", "libx32")},
+}  # fmt: skip
+#: All of these have a unit, too, and systemd takes that.
+_INIT_SCRIPTS = ("dbus", "hwclock.sh", "kmod", "procps", "rsync", "ssh", "sudo", "udev")
 _SEEN = {
+    **{Found(Effect.TRIGGER, name): why for name, why in _TRIGGERS.items()},
+    **{Found(Effect.INIT_SCRIPT, name): "it has a unit" for name in _INIT_SCRIPTS},
+    Found(Effect.MEMBER, "ssh"): "openssh-client gives a group of older releases its new name",
+    Found(Effect.OVERRIDE, "$DPKG_ROOT$1"): "base-files' folders, which the builder makes",
+    Found(Effect.OVERRIDE, "$DPKG_ROOT/$1"): "base-files' folders, which the builder makes",
+    **{
+        Found(Effect.OVERRIDE, f"/usr/local/lib/python{python}{below}"): "of group staff only where asked for"
+        for python in ("3.11", "3.13")
+        for below in ("", "/dist-packages")
+    },
     Found(Effect.ALTERNATIVE, "builtins.7.gz"): "a manual page, and those are left out",
     Found(Effect.ALTERNATIVE, "$BINNAME"): "procps, which only removes what older releases registered",
     Found(Effect.CAPABILITY, "/bin/ip"): "only when debconf was told so, which nobody does",
@@ -161,15 +201,18 @@ _BOOKWORM = Scripts(
     groups=_GROUPS,
     alternatives=_ALTERNATIVES,
     overrides=_OVERRIDES,
-    diversions=_DIVERSIONS,
+    diversions=_BOOKWORM_DIVERSIONS,
     units=_UNITS,
     seen=_SEEN,
+    texts={"etc/timezone": "Etc/UTC\n", "var/log/faillog": ""},
 )
 _MERGE_GUARD = "guards files while /usr is merged: those that stay are in `diversions`"
 _TRIXIE = replace(
     _BOOKWORM,
+    users=tuple(replace(user, comment=_TRIXIE_COMMENTS.get(user.name, user.comment)) for user in _USERS),
     groups={**_GROUPS, "clock": 107},
-    diversions=(*_DIVERSIONS, *_TRIXIE_DIVERSIONS),
+    diversions=_TRIXIE_DIVERSIONS,
+    overrides=(*_OVERRIDES, *_TRIXIE_OVERRIDES),
     units={**_UNITS, "ssh-agent.socket": False, "sshd-keygen.service": False},
     seen={
         **_SEEN,
@@ -180,6 +223,9 @@ _TRIXIE = replace(
         Found(Effect.DIVERSION, "/usr/bin/$tool"): _MERGE_GUARD,
         Found(Effect.DIVERSION, "/usr/sbin/sshd"): _MERGE_GUARD,
     },
+    folders=("usr/local/libexec",),
+    links={"var/lib/wtmpdb/wtmp.db": "../../log/wtmp.db"},
+    texts={"var/lib/dpkg/arch-native": "amd64\n"},
 )
 
 #: Release -> what the builder does in place of its scripts.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import deb_sample as sample
 import pytest
+from certificate_sample import CERTIFICATE
 
 from mlvm.errors import BuildError
 from mlvm.image.accounts import accounts_of, add_accounts
@@ -168,7 +169,7 @@ def test_scripts_effects_are_reproduced() -> None:
     tree.file("usr/bin/ssh-agent", "", mode=0o755)
     tree.file("usr/lib/systemd/system/remote-fs.target", "[Install]\nWantedBy=multi-user.target\n")
     tree.file("usr/share/base-files/motd", "hello")
-    tree.file("usr/share/ca-certificates/mozilla/A,B.crt", "certificate")
+    tree.file("usr/share/ca-certificates/mozilla/A,B.crt", CERTIFICATE.rstrip())
     accounts = accounts_of(tree, BOOKWORM)
     synthesize(tree, BOOKWORM, accounts, python="3.11")
 
@@ -179,8 +180,9 @@ def test_scripts_effects_are_reproduced() -> None:
     assert "usr/bin/which" not in tree
     assert (tree["usr/bin/ssh-agent"].mode, tree["usr/bin/ssh-agent"].gid) == (0o2755, 102)
     assert tree.read("etc/motd") == b"hello"
-    assert tree.read("etc/ssl/certs/ca-certificates.crt") == b"certificate\n"
+    assert tree.read("etc/ssl/certs/ca-certificates.crt") == CERTIFICATE.encode()
     assert tree["etc/ssl/certs/A_B.pem"].link == "/usr/share/ca-certificates/mozilla/A,B.crt"
+    assert tree["etc/ssl/certs/0b9bc432.0"].link == "A_B.pem"
     assert tree["bin"].link == "usr/bin"
 
 
@@ -229,10 +231,27 @@ def test_pam_profiles_fill_the_templates() -> None:
     add_pam(tree)
 
     assert tree.read("etc/pam.d/common-auth").decode() == (
-        "auth\t[success=2 default=ignore]\tpam_unix.so\nauth\t[success=1]\tpam_two.so\nauth deny\n# end\n"
+        "auth\t[success=2 default=ignore]\tpam_unix.so \nauth\t[success=1]\tpam_two.so \nauth deny\n# end\n"
     )
     assert tree.read("etc/pam.d/common-session-noninteractive").decode() == (
-        "session\t[default=1]\t\t\tpam_permit.so\nsession\trequired\tpam_unix.so\n"
+        "session\t[default=1]\t\t\tpam_permit.so\nsession\trequired\tpam_unix.so \n"
+    )
+    assert tree.read("var/lib/pam/seen") == b"unix\ntwo\nno\n"
+    assert tree.read("var/lib/pam/session-noninteractive").decode() == (
+        "Module: null\n[default=1]\t\t\tpam_permit.so\nModule: unix\nrequired\tpam_unix.so\n"
+    )
+
+
+def test_a_pam_profile_with_a_line_we_do_not_understand() -> None:
+    tree = Tree()
+    tree.file("usr/share/pam-configs/odd", "Name: Odd\nDefault: yes\nAuth-Type: Primary\nAuth: required\n")
+    tree.file("usr/share/pam/common-auth", "$auth_primary\n")
+
+    with pytest.raises(BuildError) as caught:
+        add_pam(tree)
+
+    assert caught.value.message == (
+        "a profile in `/usr/share/pam-configs` has a line we do not understand: `required`"
     )
 
 

@@ -22,9 +22,10 @@ def written(tree: Tree) -> bytes:
 
 
 def read_back(tree: Tree) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+    """Return all entries but the root."""
     with tarfile.open(fileobj=io.BytesIO(written(tree))) as archive:
         found = {}
-        for member in archive:
+        for member in archive.getmembers()[1:]:
             stream = archive.extractfile(member) if member.isreg() else None
             found[member.name] = (member, stream.read() if stream else b"")
         return found
@@ -52,6 +53,17 @@ def test_what_is_written_about_an_entry() -> None:
 
     assert (member.mode, member.uid, member.gid, member.mtime) == (0o4755, 1000, 1001, SOURCE_DATE)
     assert (member.uname, member.gname) == ("", "")
+
+
+def test_the_root_comes_first_and_is_open_to_readers_only() -> None:
+    tree = Tree()
+    tree.file("a", b"")
+    with tarfile.open(fileobj=io.BytesIO(written(tree))) as archive:
+        root = archive.next()
+
+    assert root is not None
+    assert (root.name, root.isdir(), root.mode, root.uid, root.gid) == (".", True, 0o755, 0, 0)
+    assert root.mtime == SOURCE_DATE
 
 
 def test_nothing_is_younger_than_the_source_date_and_older_things_stay_old() -> None:

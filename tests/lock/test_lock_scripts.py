@@ -52,6 +52,17 @@ def complaints(folder: Path, content: bytes, *, release: str = "bookworm", name:
         ("ucf --three-way /usr/share/x /etc/x", ["lets ucf write `/etc/x`"]),
         ("ucf --purge /etc/x", []),
         ("setcap cap_net_raw+ep /bin/ping", ["sets capabilities of `/bin/ping`"]),
+        ("groupmod -n new old", ["changes account `old`"]),
+        ("update-rc.d x defaults >/dev/null || exit 1", ["registers init script `x`"]),
+        ("update-rc.d -f x remove >/dev/null", []),
+        ("chown x:x /var/lib/x", ["overrides the owner of `/var/lib/x`"]),
+        ("chown -R root:x /a /b", ["overrides the owner of `/a`", "overrides the owner of `/b`"]),
+        ("chown root:root /a; chown 0:0 /b; chown root /c; chgrp root /d", []),
+        ("chgrp _x /usr/bin/x", ["overrides the owner of `/usr/bin/x`"]),
+        ("chmod 4755 /usr/bin/x", ["overrides the owner of `/usr/bin/x`"]),
+        ("chmod u+s /usr/bin/x", ["overrides the owner of `/usr/bin/x`"]),
+        ("chmod 0700 $FOLDER", ["overrides the owner of `$FOLDER`"]),
+        ("chmod 644 /a; chmod 0755 /b; chmod +x /c; chmod go+r /d", []),
         ("# adduser --system x", []),
         ("echo 'adduser --system x'", []),
         ("command -v adduser", []),
@@ -74,6 +85,16 @@ def test_files_for_sysusers_count_as_scripts(tmp_path: Path) -> None:
         "adds group `y`",
         "adds user `x`",
         "changes account `x y`",
+    ]
+
+
+def test_triggers_that_a_package_answers_to(tmp_path: Path) -> None:
+    triggers = b"# comment\ninterest-noawait /usr/share/x # more\ninterest y\nactivate-noawait ldconfig\n"
+    package = deb.read(sample.written(tmp_path, sample.deb(control={"triggers": triggers})))
+
+    assert sorted(str(found) for found in effects_of(package)) == [
+        "answers to trigger `/usr/share/x`",
+        "answers to trigger `y`",
     ]
 
 
