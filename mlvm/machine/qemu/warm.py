@@ -171,7 +171,7 @@ def _make(launch: Launch, folder: Path, key: str, observer: Observer) -> None:
     document = {
         "version": VERSION,
         "key": key,
-        "name": launch.record.project,
+        "name": launch.image.name,
         "image_id": launch.image.id,
         "memory": record.shape.memory,
         "preload": record.preload,
@@ -197,7 +197,7 @@ def _running(launch: Launch, observer: Observer) -> Iterator[None]:
 
 
 def _folder(home: Home, key: str) -> Path:
-    return home.store / "warm" / key
+    return Store(home).warm / key
 
 
 def _status(path: Path) -> list[int]:
