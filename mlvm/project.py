@@ -6,11 +6,13 @@ together and decides what is missing. It reads like the recipe that it is: look 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlvm import background
 from mlvm.errors import LockError, SpecError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.paths import LOCK_NAME, SPEC_NAME, Home, shipped
@@ -133,16 +135,36 @@ class Project:
         Store(self.home).register_project(lock.name, self.folder, image.id)
         return image
 
-    def up(self, name: str | None = None, *, frozen: bool = False, observer: Observer = SILENT) -> Record:
-        """Bring up the project's machine, making whatever is missing; nothing happens when it runs already."""
+    def up(
+        self, name: str | None = None, *, frozen: bool = False, warm: bool = True, observer: Observer = SILENT
+    ) -> Record:
+        """Bring up the project's machine, making whatever is missing; nothing happens when it runs already.
+
+        A fresh machine starts warm where it can. Where it cannot, what it would need is made in the background after
+        it has started. Without `warm`, or with `MLVM_WARM=off` in the environment, neither.
+        """
         from mlvm.machine.create import ensure  # noqa: PLC0415
+        from mlvm.machine.table import provider_for  # noqa: PLC0415
+
+        warm = warm and os.environ.get("MLVM_WARM", "on") != "off"
+        spec = self.spec()
+        image = self.build(frozen=frozen, observer=observer)
+        record = ensure(self.home, name or spec.name, image=image, spec=spec, project=self.folder)
+        provider = provider_for(record, warm=warm)
+        provider.start(record, image, observer=observer)
+        if warm and not provider.has_warm(record, image):
+            background.make_warm(self.folder, record, observer=observer)
+        return record
+
+    def make_warm(self, *, frozen: bool = False, observer: Observer = SILENT) -> None:
+        """Make what lets fresh machines of this project start warm, and the image before it."""
+        from mlvm.machine.create import record_of  # noqa: PLC0415
         from mlvm.machine.table import provider_for  # noqa: PLC0415
 
         spec = self.spec()
         image = self.build(frozen=frozen, observer=observer)
-        record = ensure(self.home, name or spec.name, image=image, spec=spec, project=self.folder)
-        provider_for(record).start(record, image, observer=observer)
-        return record
+        record = record_of(self.home, spec.name, image=image, spec=spec, project=self.folder)
+        provider_for(record).make_warm(record, image, observer=observer)
 
 
 def shipped_boxes() -> list[str]:

@@ -61,6 +61,7 @@ def chain_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     kept.mkdir(parents=True, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLVM_HOME", str(tmp_path_factory.mktemp("chain")))
+        patch.setenv("MLVM_WARM", "off")  # nothing in the background of a test that does not ask for it
         found = Home.find()
         found.store.mkdir(parents=True)
         (found.store / "blobs").symlink_to(kept)

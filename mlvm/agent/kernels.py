@@ -3,15 +3,18 @@
 The connection file (it holds the session's keys) is 0600 in a folder of 0700 that belongs to the kernel's
 user, on a tmpfs. Ports are chosen here, where they are bound, and reported. Every kernel is waited for, so
 its exit code is known however late somebody asks.
+
+A kernel is a process of its own (`cradle`), or, where there is a nursery, a fork of that; one may be ready and wait.
 """
 
 # `pathlib` costs a tenth of a second of every boot under emulation.
-# ruff: noqa: PTH102, PTH103, PTH106, PTH108, PTH118, PTH120, PTH123
+# ruff: noqa: PTH102, PTH103, PTH104, PTH106, PTH108, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -23,6 +26,125 @@ from .world import World, account, environment_of, identity_of
 
 PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 LOG_LIMIT = 64 * 1024
+PACKET = 1 << 20
+#: Seconds in which a kernel that is there answers; one that must be forked or started first may need the second.
+ANSWER, BIRTH = 30.0, 120.0
+#: Seconds in which a nursery imports everything. Under emulation a large framework takes a minute.
+IMPORTS = 600.0
+#: Variables that a process reads when it starts: to set them later would be too late.
+EARLY = (
+    "PYTHON",
+    "LD_",
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "KMP_",
+    "NUMEXPR_",
+    "MALLOC_",
+    "CUDA_",
+    "TORCH_",
+    "JAX_",
+    "TF_",
+)
+
+
+class Kernel:
+    """A kernel process: where to reach it, and how it ended."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.guard = threading.Lock()
+        self.ended = threading.Event()
+        self.code: int | None = None
+        self.folder = ""
+
+    def end(self, code: int) -> None:
+        """Remember how it ended; its keys end with it."""
+        self.code = code
+        self.ended.set()
+        self.channel.close()
+        if self.folder:
+            with suppress(OSError):  # the kernel tidies up too, and may have left something of its own
+                os.unlink(os.path.join(self.folder, "connection.json"))
+                os.rmdir(self.folder)
+
+    def ask(self, message: Message, seconds: float) -> Message:
+        """Send a request down the channel and return the answer. Raises OSError with words for a person."""
+        with self.guard:
+            try:
+                self.channel.send(json.dumps(message).encode())
+                return receive(self.channel, seconds)
+            except OSError as gone:
+                raise OSError(f"the kernel process does not answer: {gone}") from gone
+
+
+class Nursery:
+    """The process that kernels are forked from, as the user whose kernels they are."""
+
+    def __init__(self, world: World, modules: list[str], env: dict[str, str]) -> None:
+        self.env = env
+        self._births = threading.Lock()
+        self._born: list[int] = []
+        self._changed = threading.Condition()
+        self._children: dict[int, Kernel] = {}
+        who = account(world.user)
+        self._channel, theirs = channel_pair()
+        self._process = subprocess.Popen(
+            [world.python, script("nursery.py"), str(theirs.fileno()), *modules],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment_of(world, who, env),
+            cwd=who.pw_dir,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+            **identity_of(who),  # type: ignore[call-overload]
+        )
+        theirs.close()
+        answer = receive(self._channel, IMPORTS)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether it can fork."""
+        return self._process.poll() is None
+
+    def fits(self, env: dict[str, str]) -> bool:
+        """Tell whether a kernel with this environment may be a fork: what is read at a start is as it was then."""
+        return _early(env) == _early(self.env)
+
+    def fork(self, log: int) -> Kernel:
+        """Fork a kernel that gets itself ready; it writes to descriptor `log`."""
+        ours, theirs = channel_pair()
+        with self._births, theirs:
+            socket.send_fds(self._channel, [b'{"fork": true}'], [theirs.fileno(), log])
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._born, BIRTH):
+                    raise OSError("the nursery forks no kernel")
+                pid = self._born.pop()
+                kernel = self._children[pid] = Kernel(pid, ours)
+        return kernel
+
+    def imports(self, modules: list[str]) -> None:
+        """Let later kernels have what a rehearsal needed."""
+        self._channel.send(json.dumps({"import": modules}).encode())
+
+    def _listen(self) -> None:
+        while data := self._channel.recv(PACKET):
+            message = json.loads(data)
+            with self._changed:
+                if "born" in message:
+                    self._born.append(message["born"])
+                    self._changed.notify_all()
+                    continue
+            if kernel := self._children.pop(message["ended"], None):
+                kernel.end(message["code"])
+        for kernel in self._children.values():  # nobody can tell how they end any more
+            kernel.end(-signal.SIGKILL)
+        self._process.wait()
 
 
 class Kernels:
@@ -30,58 +152,114 @@ class Kernels:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._kernels: dict[str, Kernel] = {}
         self._guard = threading.Lock()
+        self._nursery: Nursery | None = None
+        self._waiting: tuple[Kernel, str] | None = None
+
+    def prepare(self, request: Message) -> Message:
+        """Import `modules` in a nursery, and have a kernel ready that waits; return when it does."""
+        env = dict(request.get("env") or {})
+        self._nursery = Nursery(self.world, [str(name) for name in request["modules"]], env)
+        log_id = os.urandom(16).hex()
+        kernel = self._fork(self._nursery, log_id)
+        answer = receive(kernel.channel, BIRTH)
+        if not answer.get("ready"):
+            raise OSError(f"the kernel does not get ready: {answer}")
+        self._nursery.imports(answer["imported"])
+        self._waiting = (kernel, log_id)
+        return {"pid": kernel.pid}
+
+    def renew(self) -> None:
+        """Tell every kernel that this machine is a copy now. One that cannot hear it is left alone."""
+        for kernel in list(self._kernels.values()):
+            if not kernel.ended.is_set():
+                with suppress(OSError):
+                    kernel.ask({"renew": True}, ANSWER)
 
     def start(self, request: Message) -> Message:
         """Start an ipykernel that serves the connection asked for, on ports chosen here."""
         who = account(self.world.user)
         kernel_id = os.urandom(16).hex()
+        extra = dict(request.get("env") or {})
         folder = self._private_folder(kernel_id, who.pw_uid, who.pw_gid)
         connection = dict(request["connection"])
         path = os.path.join(folder, "connection.json")
-        env = environment_of(self.world, who, dict(request.get("env") or {}))
+        cwd = request.get("cwd") or who.pw_dir
         with self._guard:  # two starts at once must not choose the same ports
             ports = free_ports(self.world.kernel_ip)
             connection.update(ports, ip=self.world.kernel_ip, transport="tcp")
             _write_private(path, json.dumps(connection), who.pw_uid, who.pw_gid)
-            os.makedirs(self.world.logs, mode=0o755, exist_ok=True)
-            with open(self._log(kernel_id), "ab") as log:
-                child = subprocess.Popen(
-                    [self.world.python, "-m", "ipykernel_launcher", "-f", path],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=env,
-                    cwd=request.get("cwd") or who.pw_dir,
-                    start_new_session=True,
-                    **identity_of(who),  # type: ignore[call-overload]
-                )
-            self._children[kernel_id] = child
-        threading.Thread(target=self._await, args=(child, path), daemon=True).start()
-        return {"kernel_id": kernel_id, "pid": child.pid, "ports": ports}
+            ready = self._ready_kernel(kernel_id, extra)
+            kernel = self._kernels[kernel_id] = ready or self._spawn(kernel_id, extra, cwd)
+            kernel.folder = folder
+            claim = {"claim": path, "env": extra, "cwd": cwd}
+            kernel.channel.send(json.dumps(claim).encode())
+            if ready and "error" in (answer := receive(kernel.channel, ANSWER)):
+                raise OSError(answer["error"])
+        return {"kernel_id": kernel_id, "pid": kernel.pid, "ports": ports}
 
     def poll(self, request: Message) -> int | None:
         """Return a kernel's exit code, or None while it runs."""
-        return self._child(request).poll()
+        return self._kernel(request).code
 
     def signal(self, request: Message) -> None:
         """Send a signal to a kernel's process group; nothing happens when it has ended."""
-        child, number = self._child(request), signal.Signals(int(request["signal"]))
-        if child.poll() is None:
-            os.killpg(child.pid, number)
+        kernel, number = self._kernel(request), signal.Signals(int(request["signal"]))
+        if kernel.code is None:
+            with suppress(ProcessLookupError):
+                os.killpg(kernel.pid, number)
 
     def log(self, request: Message) -> str:
         """Return the end of what a kernel wrote to its own stdout and stderr."""
-        self._child(request)
+        self._kernel(request)
         with open(self._log(request["kernel_id"]), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_LIMIT))
             return log.read().decode("utf-8", "replace")
 
-    def _child(self, request: Message) -> subprocess.Popen[bytes]:
+    def _ready_kernel(self, kernel_id: str, env: dict[str, str]) -> Kernel | None:
+        """Return the kernel that waits, or else a fork; None when there is no nursery that fits."""
+        nursery = self._nursery
+        if nursery is None or not nursery.alive or not nursery.fits(env):
+            return None
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting[0].ended.is_set():
+            os.rename(self._log(waiting[1]), self._log(kernel_id))
+            return waiting[0]
+        kernel = self._fork(nursery, kernel_id)
+        receive(kernel.channel, BIRTH)
+        return kernel
+
+    def _fork(self, nursery: Nursery, log_id: str) -> Kernel:
+        os.makedirs(self.world.logs, mode=0o755, exist_ok=True)
+        with open(self._log(log_id), "ab") as log:
+            return nursery.fork(log.fileno())
+
+    def _spawn(self, kernel_id: str, env: dict[str, str], cwd: str) -> Kernel:
+        """Start a kernel as a process of its own."""
+        who = account(self.world.user)
+        ours, theirs = channel_pair()
+        os.makedirs(self.world.logs, mode=0o755, exist_ok=True)
+        with theirs, open(self._log(kernel_id), "ab") as log:
+            child = subprocess.Popen(
+                [self.world.python, script("cradle.py"), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment_of(self.world, who, env),
+                cwd=cwd,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                **identity_of(who),  # type: ignore[call-overload]
+            )
+        kernel = Kernel(child.pid, ours)
+        threading.Thread(target=lambda: kernel.end(child.wait()), daemon=True).start()
+        return kernel
+
+    def _kernel(self, request: Message) -> Kernel:
         kernel_id = request["kernel_id"]
         try:
-            return self._children[kernel_id]
+            return self._kernels[kernel_id]
         except KeyError:
             raise LookupError(f"there is no kernel `{kernel_id}`") from None
 
@@ -95,13 +273,32 @@ class Kernels:
         os.chown(folder, uid, gid)
         return folder
 
-    @staticmethod
-    def _await(child: subprocess.Popen[bytes], path: str) -> None:
-        """Wait for a kernel's end; its keys end with it."""
-        child.wait()
-        with suppress(OSError):  # the kernel tidies up too, and may have left something of its own
-            os.unlink(path)
-            os.rmdir(os.path.dirname(path))
+
+def _early(env: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(EARLY)}
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """Return the two ends of a channel that keeps messages apart."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def receive(channel: socket.socket, seconds: float) -> Message:
+    """Return the next message of a channel. Raises OSError when none comes, or the other end is gone."""
+    waiter = select.poll()
+    waiter.register(channel, select.POLLIN)
+    if not waiter.poll(seconds * 1000):
+        raise OSError(f"no answer in {seconds:.0f} s")
+    data = channel.recv(PACKET)
+    if not data:
+        raise OSError("it has ended")
+    message: Message = json.loads(data)
+    return message
+
+
+def script(name: str) -> str:
+    """Return the path of a program that lies beside this module."""
+    return os.path.join(os.path.dirname(os.path.realpath(__file__)), name)
 
 
 def free_ports(ip: str) -> dict[str, int]:

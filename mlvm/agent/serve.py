@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from . import files, guest, kernels, ports, programs
+from . import files, guest, kernels, ports, programs, renewal
 from .boot import Boot
 from .wire import Message, Replaced, Vanished, Wire
 from .world import VERSION, World
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 #: Requests that wait until the boot has settled.
-PATIENT = ("exec", "put", "get", "kernel_start")
+PATIENT = ("exec", "put", "get", "kernel_prepare", "kernel_start")
 
 
 class Agent:
@@ -42,6 +42,8 @@ class Agent:
             "clock": lambda request: guest.set_clock(request["time"]),
             "sync": lambda _: os.sync(),
             "poweroff": lambda _: guest.power_off(),
+            "renew": self.renew,
+            "kernel_prepare": self.kernels.prepare,
             "kernel_start": self.kernels.start,
             "kernel_poll": self.kernels.poll,
             "kernel_signal": self.kernels.signal,
@@ -64,6 +66,13 @@ class Agent:
             "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
             "time": time.time(),
         }
+
+    def renew(self, request: Message) -> Message:
+        """Become a guest of its own after a restore: entropy first, since everything else draws on it."""
+        renewal.renew(request)
+        answer = guest.configure(self.world, request)
+        self.kernels.renew()
+        return answer
 
     def serve(self, port: Port) -> None:
         """Serve one client of `port` after another, for ever."""

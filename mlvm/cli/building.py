@@ -22,6 +22,8 @@ def build(arguments: Arguments) -> int:
     project = project_at(arguments.box)
     with observing(arguments.progress) as observer:
         image = project.build(frozen=arguments.frozen, observer=observer)
+        if arguments.warm:
+            project.make_warm(frozen=True, observer=observer)
     parts = (*image.layers, image.vmlinuz, image.initramfs)
     print(f"image {image.id}")
     print(

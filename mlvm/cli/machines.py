@@ -21,7 +21,9 @@ def up(arguments: Arguments) -> int:
     """Bring up a machine and say how to use it."""
     project = project_at(arguments.box)
     with observing(arguments.progress) as observer:
-        record = project.up(arguments.name, frozen=arguments.frozen, observer=observer)
+        record = project.up(
+            arguments.name, frozen=arguments.frozen, warm=not arguments.cold, observer=observer
+        )
     print(f"machine `{record.name}` is running")
     print(f"next: mlvm run {record.name} -- python3 --version, mlvm ssh {record.name}, mlvm kernel install")
     return 0

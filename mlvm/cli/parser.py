@@ -144,6 +144,9 @@ def _building(verbs: Any) -> None:
         verbs, "build", "mlvm.cli.building:build", "build the image of a lock; nothing to do when it is there"
     )
     _box(build)
+    build.add_argument(
+        "--warm", action="store_true", help="also make what lets fresh machines start warm (boots one)"
+    )
     _frozen(build)
     _progress(build)
 
@@ -167,6 +170,7 @@ def _machines(verbs: Any) -> None:
     up = _verb(verbs, "up", "mlvm.cli.machines:up", "bring up a machine, making whatever is missing")
     _box(up)
     up.add_argument("--name", metavar="NAME", help="the machine's name (default: the spec's)")
+    up.add_argument("--cold", action="store_true", help="boot, even where a warm start is possible")
     _frozen(up)
     _progress(up)
 

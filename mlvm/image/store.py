@@ -5,6 +5,7 @@
     store/artifacts/<step id>/artifact.json     its name, size and digest
     store/tools/<step id>/                      the pinned tools and the guest's interpreter, unpacked
     store/bytecode/<key>                        what a wheel's modules were compiled to
+    store/warm/<key>/                           RAM of a booted image (`mlvm.machine.qemu.warm`)
     store/images/<image id>.json                which of them an image consists of
     store/holds/                                file locks
 
@@ -76,6 +77,11 @@ class Store:
     def images(self) -> Path:
         """The folder of image records."""
         return self.folder / "images"
+
+    @property
+    def warm(self) -> Path:
+        """The folder of warm states."""
+        return self.folder / "warm"
 
     def artifact_folder(self, step_id: str) -> Path:
         """Where what a step makes is, or will be."""

@@ -29,7 +29,10 @@ GRACE = 3600
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """Something kept: `kind` is "image", "part", "tools", "bytecode" or "downloads"; `size` in bytes on the disk."""
+    """Something kept; `size` in bytes on the disk.
+
+    `kind` is "image", "part", "warm" (states, which machines map), "tools", "bytecode" or "downloads".
+    """
 
     kind: str
     name: str
@@ -67,6 +70,7 @@ class Usage:
         return [
             *(self._image(entry, users.get(entry.id, ())) for entry in entries),
             *self._parts(entries, users),
+            *self._warm_states(users),
             *self._tools(entries, users),
             *self._bytecode(entries, users),
             *self._downloads(entries, users),
@@ -85,6 +89,7 @@ class Usage:
             items = [
                 *(self._image(entry, ()) for entry in doomed),
                 *(item for item in self._parts(kept, everyone) if not item.used_by),
+                *(item for item in self._warm_states(everyone) if not item.used_by),
                 *(item for item in self._tools(kept, everyone) if not item.used_by),
                 *(item for item in self._bytecode(kept, everyone) if not item.used_by),
                 *(item for item in self._downloads(kept, everyone) if not item.used_by),
@@ -100,6 +105,8 @@ class Usage:
         for item in items:
             if item.kind == "part":
                 files.remove_tree(self.store.artifact_folder(item.id))
+            elif item.kind == "warm":
+                files.remove_tree(self.store.warm / item.id)
             elif item.kind == "tools":
                 files.remove_tree(self.store.tools_folder(item.id))
             elif item.kind == "bytecode":
@@ -111,6 +118,7 @@ class Usage:
             "tools",
             "bytecode",
             "images",
+            "warm",
         ):  # no build runs now: these are dead writers'
             for path in (self.store.folder / folder).glob(f"{files.TEMPORARY}*"):
                 files.remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -177,6 +185,17 @@ class Usage:
                 size=files.disk_used(folder),
                 used_by=_together(using, users),
             )
+
+    def _warm_states(self, users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
+        """Yield each warm state; whoever uses its image uses it."""
+        for folder in self._folders("warm"):
+            try:
+                described = json.loads((folder / "warm.json").read_text())
+                name, image_id = described["name"], described["image_id"]
+            except (OSError, ValueError, KeyError, TypeError):
+                name, image_id = "damaged", ""
+            size = files.disk_used(folder)
+            yield Item(kind="warm", name=name, id=folder.name, size=size, used_by=users.get(image_id, ()))
 
     def _tools(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         for folder in self._folders("tools"):

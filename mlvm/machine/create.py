@@ -7,6 +7,7 @@ starts.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlvm.image.document import Image
 from mlvm.image.overlay import make_overlay
 from mlvm.machine import record as records
 from mlvm.machine.qemu import keys
-from mlvm.machine.qemu.argv import OVERLAY
+from mlvm.machine.qemu.argv import FRESH, OVERLAY
 from mlvm.machine.record import Record
 from mlvm.machine.table import DEFAULT
 from mlvm.paths import Home
@@ -29,18 +30,7 @@ def ensure(home: Home, name: str, *, image: Image, spec: Spec, project: Path) ->
 
     Raises MachineError when the name belongs to another project, or its disk to another image.
     """
-    wanted = Record(
-        name=records.check_name(name),
-        provider=DEFAULT,
-        image_id=image.id,
-        project=str(project.absolute()),
-        shape=spec.machine,
-        network=spec.network,
-        ports=spec.ports,
-        env=tuple(sorted(spec.env.items())),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        home=home,
-    )
+    wanted = record_of(home, name, image=image, spec=spec, project=project)
     with files.hold(home.machines / ".holds" / name):
         found = records.load(home, name)
         if found is None:
@@ -50,9 +40,28 @@ def ensure(home: Home, name: str, *, image: Image, spec: Spec, project: Path) ->
         # The disk keeps the size it was made with.
         kept = replace(found.shape, cpus=wanted.shape.cpus, memory=wanted.shape.memory)
         updated = replace(found, shape=kept, network=wanted.network, ports=wanted.ports, env=wanted.env)
+        updated = replace(updated, preload=wanted.preload)
         if updated != found:
             records.save(updated)
         return updated
+
+
+def record_of(home: Home, name: str, *, image: Image, spec: Spec, project: Path) -> Record:
+    """Return the record of a machine as it would be made now."""
+    return Record(
+        name=records.check_name(name),
+        provider=DEFAULT,
+        image_id=image.id,
+        project=str(project.absolute()),
+        shape=spec.machine,
+        network=spec.network,
+        ports=spec.ports,
+        env=tuple(sorted(spec.env.items())),
+        preload=spec.preload,
+        mac=_new_mac(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        home=home,
+    )
 
 
 def _make(record: Record, image: Image) -> None:
@@ -64,6 +73,7 @@ def _make(record: Record, image: Image) -> None:
     try:
         make_overlay(half / OVERLAY, size=record.shape.disk, tools=image.tools)
         keys.make_keys(half, record.name)
+        (half / FRESH).touch()
         records.save(record, folder=half)
         if record.folder.exists():  # no record in it: left by something that is not ours to judge
             record.folder.rename(files.temporary_beside(record.folder))
@@ -71,6 +81,11 @@ def _make(record: Record, image: Image) -> None:
     except BaseException:
         files.remove_tree(half)
         raise
+
+
+def _new_mac() -> str:
+    """Return a hardware address for a network card of QEMU's."""
+    return ":".join(["52", "54", "00", *(f"{octet:02x}" for octet in os.urandom(3))])
 
 
 def _check_same(found: Record, wanted: Record) -> None:

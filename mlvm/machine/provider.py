@@ -49,6 +49,12 @@ class Provider(Protocol):
     def start(self, record: Record, image: Image, *, observer: Observer) -> Guest:
         """Start a stopped machine (resume a suspended one; nothing for a running one); return its guest, ready."""
 
+    def has_warm(self, record: Record, image: Image) -> bool:
+        """Tell whether a fresh machine like this would start warm."""
+
+    def make_warm(self, record: Record, image: Image, *, observer: Observer) -> None:
+        """Make what lets fresh machines like this start warm, unless it is there; touches no machine of the user's."""
+
     def guest(self, record: Record) -> Guest:
         """Return the guest of a running machine. Raises MachineError when it is not running."""
 

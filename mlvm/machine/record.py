@@ -22,7 +22,10 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One machine. `project` is the folder its spec lives in; `image_id` names the image in the store."""
+    """One machine. `project` is the folder its spec lives in; `image_id` names the image in the store.
+
+    `preload` are the modules its first kernel is to have imported; `mac` is its network card's address.
+    """
 
     name: str
     provider: str
@@ -32,6 +35,8 @@ class Record:
     network: str = "user"
     ports: tuple[PortForward, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    preload: tuple[str, ...] = ()
+    mac: str = "52:54:00:12:34:56"
     created: str = ""
     home: Home = field(compare=False, repr=False)
 
@@ -77,6 +82,7 @@ def load(home: Home, name: str) -> Record | None:
         document["shape"] = MachineShape(**document["shape"])
         document["ports"] = tuple(PortForward(**port) for port in document["ports"])
         document["env"] = tuple((key, value) for key, value in document["env"])
+        document["preload"] = tuple(document.get("preload", ()))
         return Record(home=home, **document)
     except FileNotFoundError:
         return None

@@ -17,8 +17,11 @@ PROVIDERS = MappingProxyType({"qemu": "mlvm.machine.qemu.provider:QemuProvider"}
 DEFAULT = "qemu"
 
 
-def provider_for(record: Record) -> Provider:
-    """Return the provider that runs a machine. Raises MachineError for one this mlvm does not know."""
+def provider_for(record: Record, **options: bool) -> Provider:
+    """Return the provider that runs a machine, made with `options`.
+
+    Raises MachineError for one this mlvm does not know.
+    """
     try:
         module, _, name = PROVIDERS[record.provider].partition(":")
     except KeyError:
@@ -26,4 +29,4 @@ def provider_for(record: Record) -> Provider:
             f"machine `{record.name}` is run by provider `{record.provider}`, which this mlvm does not know",
             hint=f"known providers: {', '.join(sorted(PROVIDERS))}",
         ) from None
-    return cast("Provider", getattr(import_module(module), name)())
+    return cast("Provider", getattr(import_module(module), name)(**options))

@@ -51,6 +51,7 @@ class Spec:
     packages: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     machine: MachineShape = field(default_factory=MachineShape)
+    preload: tuple[str, ...] = ()
     network: str = "user"
     ports: tuple[PortForward, ...] = ()
     template: str | None = None

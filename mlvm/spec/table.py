@@ -320,9 +320,8 @@ _FIELDS: dict[str, Field] = {
     ),
     "preload": Field(
         shape=ListOf(item=Text(pattern=_module, rule="a module's name, such as `sklearn.svm`")),
-        text="Modules to import before a kernel is asked for.",
+        text="Modules that a warm machine's kernel has imported before it is asked for.",
         examples=[["numpy", "pandas"]],
-        planned="kernels that wait with modules imported",
     ),
     "env": Field(
         shape=MapOf(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -360,6 +361,38 @@ def test_a_registered_image_that_is_no_text(store: Store, tmp_path: Path) -> Non
     (roots / "x.json").write_text(json.dumps({"name": "x", "folder": str(tmp_path), "image_id": [ID]}))
 
     assert {item.used_by for item in store.usage()} == {()}
+
+
+def make_warm(store: Store, key: str, described: str) -> Path:
+    folder = store.warm / key
+    folder.mkdir(parents=True)
+    (folder / "ram.img").write_bytes(b"RAM")
+    (folder / "warm.json").write_text(described)
+    return folder
+
+
+def test_a_warm_state_is_shown_and_goes_with_its_image(store: Store) -> None:
+    make_image(store)
+    machine(store, json.dumps({"image_id": ID}))
+    folder = make_warm(store, "key", json.dumps({"name": "sample", "image_id": ID}))
+
+    (shown,) = [item for item in store.usage() if item.kind == "warm"]
+    assert (shown.name, shown.id, shown.used_by) == ("sample", "key", ("machine sample",))
+    assert store.prune() == []
+
+    shutil.rmtree(store.home.machines)
+    assert "warm" in [item.kind for item in store.prune()]
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("described", ["", "[]", "{}", '{"name": "sample"}', '{"name": "x", "image_id": 7}'])
+def test_a_warm_state_that_cannot_be_read_is_nobodys(store: Store, described: str) -> None:
+    make_image(store)
+    machine(store, json.dumps({"image_id": ID}))
+    folder = make_warm(store, "key", described)
+
+    assert [item.kind for item in store.prune()] == ["warm"]
+    assert not folder.exists()
 
 
 def test_what_a_living_process_uses_stays_until_it_ends(store: Store, children: ExitStack) -> None:

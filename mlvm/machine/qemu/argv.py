@@ -24,9 +24,19 @@ MIB = 1024 * 1024
 
 #: Files in a machine's folder.
 OVERLAY = "overlay.img"
+#: There until the first start: nothing was ever written to its disk.
+FRESH = "fresh"
 #: Sockets in its socket folder.
 MONITOR = "qmp.sock"
 CONSOLE = "console.sock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RamFile:
+    """RAM that is a file: written through when `shared`, else a private copy-on-write map of it."""
+
+    path: Path
+    shared: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +48,7 @@ class Launch:
     host: HostProbe
     accelerator: Accelerator
     incoming: bool = False
+    ram: RamFile | None = None
     kernel_options: tuple[str, ...] = ()
 
 
@@ -51,11 +62,11 @@ def command_line(launch: Launch) -> list[str]:
         *confinement_args(),
         *machine_args(launch.accelerator),
         *cpu_args(record.shape.cpus),
-        *memory_args(record.shape.memory),
+        *memory_args(record.shape.memory, launch.ram, launch.host.qemu_version),
         *kernel_args(image, launch.kernel_options),
         *[word for layer in image.layers for word in layer_args(layer)],
         *overlay_args(record.folder / OVERLAY),
-        *network_args(record.network),
+        *network_args(record.network, record.mac),
         *entropy_args(),
         *console_args(socket_path(sockets, CONSOLE), record.console_log),
         *agent_args(sockets),
@@ -102,10 +113,23 @@ def cpu_args(cpus: int) -> list[str]:
     return ["-smp", str(cpus)]
 
 
-def memory_args(size: int) -> list[str]:
-    """Give it memory, in whole MiB, by an object that could as well be a file."""
+def memory_args(size: int, ram: RamFile | None, qemu_version: str) -> list[str]:
+    """Give it memory, in whole MiB; a map of a file nobody may write is opened for reading where QEMU can do that."""
     mib = size // MIB
-    return ["-object", option("memory-backend-ram", id="ram", size=f"{mib}M"), "-m", f"{mib}M"]
+    if ram is None:
+        backend = option("memory-backend-ram", id="ram", size=f"{mib}M")
+    else:
+        readonly = (
+            {"readonly": True, "rom": False} if _at_least(qemu_version, 8, 2) and not ram.shared else {}
+        )
+        backend = option(
+            "memory-backend-file", id="ram", size=f"{mib}M", mem_path=ram.path, share=ram.shared, **readonly
+        )
+    return ["-object", backend, "-m", f"{mib}M"]
+
+
+def _at_least(version: str, *wanted: int) -> bool:
+    return tuple(int(part) for part in version.split(".")[:2]) >= wanted
 
 
 def kernel_args(image: Image, more: tuple[str, ...]) -> list[str]:
@@ -148,10 +172,10 @@ def _disk_device(name: str) -> list[str]:
     return ["-device", option("virtio-blk-pci", drive=name, serial=name)]
 
 
-def network_args(network: str) -> list[str]:
+def network_args(network: str, mac: str) -> list[str]:
     """Attach the user network; with "none" only forwarded ports pass (the monitor adds them later)."""
     backend = option("user", id="net", restrict=network == "none", ipv6=False)
-    return ["-netdev", backend, "-device", option("virtio-net-pci", netdev="net", romfile="")]
+    return ["-netdev", backend, "-device", option("virtio-net-pci", netdev="net", mac=mac, romfile="")]
 
 
 def entropy_args() -> list[str]:

@@ -195,6 +195,18 @@ class AgentGuest:
             answer: dict[str, object] = session.ask("configure", **settings)
             return answer
 
+    def renew(self, **settings: Any) -> dict[str, object]:
+        """Make a copy a machine of its own: fresh entropy, then whatever `configure` takes, and mac."""
+        entropy = _encode(secrets.token_bytes(64))
+        answer: dict[str, object] = self._ask("renew", seconds=2 * ANSWER, entropy=entropy, **settings)
+        return answer
+
+    def prepare_kernel(self, modules: Sequence[str]) -> int:
+        """Import `modules` in the guest and have a kernel ready; return its process id when it waits."""
+        with self._explained("cannot prepare a kernel in the guest"):
+            answer = self._ask("kernel_prepare", seconds=900, modules=list(modules), env=self._env)
+        return int(answer["pid"])
+
     def set_clock(self) -> float:
         """Set the guest's clock to ours; return by how many seconds it was wrong."""
         with self.channel.session() as session:

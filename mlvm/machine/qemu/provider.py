@@ -7,32 +7,41 @@ waiting, `state` the looking, `saved` the suspending.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
-from mlvm import files, process
+from mlvm import files
 from mlvm.errors import GuestError, MachineError
-from mlvm.events import Observer
+from mlvm.events import SILENT, Observer, stage
 from mlvm.image.document import Image
+from mlvm.image.overlay import make_overlay
 from mlvm.machine.provider import Condition, State
-from mlvm.machine.qemu import accelerator, argv, forward, host, keys, qmp, ready, run_record, saved, state
+from mlvm.machine.qemu import (
+    accelerator,
+    argv,
+    forward,
+    host,
+    keys,
+    launching,
+    qmp,
+    ready,
+    run_record,
+    saved,
+    state,
+    warm,
+)
+from mlvm.machine.qemu.argv import Launch
 from mlvm.machine.qemu.channel import AgentGuest
-from mlvm.machine.qemu.host import Accelerator, HostProbe
+from mlvm.machine.qemu.host import Accelerator
 from mlvm.machine.qemu.run_record import Run
 from mlvm.machine.record import Record
-from mlvm.paths import make_private
 
 #: Seconds a guest has to shut down before it is ended by force.
 SHUTDOWN = {Accelerator.KVM: 30.0, Accelerator.TCG: 60.0}
-#: Seconds QEMU has to open its monitor.
-MONITOR = 15.0
 
 
 class QemuProvider:
@@ -46,9 +55,11 @@ class QemuProvider:
     def __init__(
         self,
         *,
+        warm: bool = True,
         kernel_options: tuple[str, ...] = (),
         limits: Mapping[Accelerator, Mapping[str, float]] = ready.LIMITS,
     ) -> None:
+        self._warm = warm and not kernel_options
         self._kernel_options = kernel_options
         self._limits = limits
 
@@ -61,7 +72,7 @@ class QemuProvider:
         with hold(record, observer):
             found = self.state(record)
             if found.state is State.RUNNING:
-                return self._guest(record)
+                return launching.guest_of(record)
             for reason in found.reasons:
                 observer.note(f"machine `{record.name}`: {reason}")
             if found.state is State.STARTING:
@@ -69,12 +80,20 @@ class QemuProvider:
             elif found.state in (State.ABSENT, State.BROKEN):
                 raise _cannot(record, "start", found)
             self._launch(record, image, observer, resuming=found.state is State.SUSPENDED)
-            return self._guest(record)
+            return launching.guest_of(record)
+
+    def has_warm(self, record: Record, image: Image) -> bool:
+        """Tell whether a fresh machine like this would start warm."""
+        return warm.find(self._plan(record, image, SILENT))[0] is not None
+
+    def make_warm(self, record: Record, image: Image, *, observer: Observer) -> None:
+        """Make the warm state for fresh machines like this, unless it is there."""
+        warm.make(self._plan(record, image, observer), observer=observer)
 
     def guest(self, record: Record) -> AgentGuest:
         """Return the guest of a running machine. Raises MachineError when it is not running."""
         self._require_running(record, "reach the guest of")
-        return self._guest(record)
+        return launching.guest_of(record)
 
     def stop(self, record: Record, *, observer: Observer) -> None:
         """Shut the guest down cleanly, and by force after a deadline; forget a saved state."""
@@ -91,7 +110,7 @@ class QemuProvider:
             if self.state(record).state is State.SUSPENDED:
                 return
             run = self._require_running(record, "suspend")
-            with qmp.connect(_monitor_socket(record)) as monitor:
+            with qmp.connect(launching.monitor_socket(record)) as monitor:
                 run = replace(run, ports=forward.rules(monitor))
                 saved.save(record, run, monitor)
             self._end(record)
@@ -109,7 +128,7 @@ class QemuProvider:
         """Make TCP ports of the guest reachable on 127.0.0.1; return name -> host port."""
         wanted = host_ports or {}
         self._require_running(record, "forward ports of")
-        with qmp.connect(_monitor_socket(record)) as monitor:
+        with qmp.connect(launching.monitor_socket(record)) as monitor:
             return {
                 name: forward.add(monitor, port, wanted.get(name, 0)) for name, port in guest_ports.items()
             }
@@ -118,7 +137,7 @@ class QemuProvider:
         """Undo `forward`; ports (and machines) that are gone already are no error."""
         if self._living(record) is None:
             return
-        with qmp.connect(_monitor_socket(record)) as monitor:
+        with qmp.connect(launching.monitor_socket(record)) as monitor:
             for port in host_ports.values():
                 forward.remove(monitor, port)
 
@@ -139,93 +158,109 @@ class QemuProvider:
     # is done
 
     def _launch(self, record: Record, image: Image, observer: Observer, *, resuming: bool) -> None:
-        """Start QEMU and wait for the guest; whatever goes wrong, nothing of it stays."""
+        """Start QEMU and wait for the guest: from its own saved RAM, a warm state or cold."""
+        launch = self._plan(record, image, observer)
+        if resuming:
+            self._resume(launch, observer)
+        elif not self._start_warm(launch, observer):
+            self._boot(launch, observer)
+
+    def _plan(self, record: Record, image: Image, observer: Observer) -> Launch:
+        """Return what a start of the machine would be on this host."""
         probe = host.probe_host()
         verdict = accelerator.choose(record.home, probe, image.vmlinuz, observer=observer)
-        launch = argv.Launch(
+        return Launch(
             record=record,
             image=image,
             host=probe,
             accelerator=verdict.accelerator,
-            incoming=resuming,
             kernel_options=self._kernel_options,
         )
-        key = _digest(argv.command_line(replace(launch, incoming=False)))
-        kept = saved.load_key(record) if resuming else {}
-        if resuming:
-            accel = verdict.accelerator.value
-            saved.check_fits(record, kept, qemu_version=probe.qemu_version, accelerator=accel, command=key)
-        make_private(record.home.runtime)
-        make_private(record.home.sockets(record.name))
+
+    def _resume(self, launch: Launch, observer: Observer) -> None:
+        """Go on from where the machine was suspended."""
+        record = launch.record
+        kept = saved.load_key(record)
+        saved.check_fits(
+            record,
+            kept,
+            qemu_version=launch.host.qemu_version,
+            accelerator=launch.accelerator.value,
+            command=launching.digest(launch),
+        )
+        with self._started(replace(launch, incoming=True), kept) as (run, monitor):
+            saved.restore(record, monitor)
+            self._wait_ready(record, run, observer, first="agent")
+            keys.write_config(record.folder, record.name, port=run.ssh_port)
+            launching.guest_of(record).renew(time=time.time())
+
+    def _start_warm(self, launch: Launch, observer: Observer) -> bool:
+        """Go on from the warm state that fits a fresh machine; return whether that was possible."""
+        record = launch.record
+        if not self._warm or not (record.folder / argv.FRESH).exists():
+            return False
+        found, why = warm.find(launch)
+        if found is None:
+            observer.note(f"cold start, without a warm state: {why}")
+            return False
         try:
-            run = self._spawn(record, probe, argv.command_line(launch), verdict.accelerator, key)
-            with qmp.connect(_monitor_socket(record)) as monitor:
+            with stage(observer, "warm", record.name) as outcome:
+                warm.take_disk(found, record.folder / argv.OVERLAY)
+                (record.folder / argv.FRESH).unlink()
+                with self._started(replace(launch, incoming=True, ram=found.ram), {}) as (run, monitor):
+                    warm.restore(found, monitor, record)
+                    self._wait_ready(record, run, SILENT, first="agent", limits=warm.LIMITS)
+                    self._introduce(record, run, launching.guest_of(record).renew)
+                outcome.append("its kernel waits")
+        except (MachineError, GuestError) as failed:
+            observer.note(f"cold start: the warm state is no good, and is thrown away ({failed.message})")
+            warm.discard(found)
+            (record.folder / argv.OVERLAY).unlink(missing_ok=True)
+            make_overlay(record.folder / argv.OVERLAY, size=record.shape.disk, tools=launch.image.tools)
+            return False
+        return True
+
+    def _boot(self, launch: Launch, observer: Observer) -> None:
+        """Boot from nothing."""
+        record = launch.record
+        (record.folder / argv.FRESH).unlink(missing_ok=True)
+        with self._started(launch, {}) as (run, _):
+            self._wait_ready(record, run, observer, first="firmware")
+            self._introduce(record, run, launching.guest_of(record).configure)
+
+    @contextmanager
+    def _started(self, launch: Launch, kept: Mapping[str, object]) -> Iterator[tuple[Run, qmp.Monitor]]:
+        """Start QEMU for the block; at its end the machine is ready, and after an error nothing of it stays."""
+        record = launch.record
+        try:
+            run = launching.spawn(launch)
+            with qmp.connect(launching.monitor_socket(record)) as monitor:
                 run = replace(run, ssh_port=_forward_all(record, monitor, kept))
-                if resuming:
-                    saved.restore(record, monitor)
-            self._wait_ready(record, run, observer, resuming=resuming)
-            self._introduce(record, run, resuming=resuming)
+                yield run, monitor
             run_record.save(record, replace(run, ready=True))
         except BaseException:
             self._end(record)
             raise
 
-    def _spawn(
-        self, record: Record, probe: HostProbe, command: list[str], accel: Accelerator, key: str
-    ) -> Run:
-        """Start the process, leave a note of it, and wait for its monitor."""
-        log = record.folder / state.QEMU_LOG
-        for old in (log, record.console_log):
-            old.unlink(missing_ok=True)
-        child = process.start_detached(command, log_file=log)
-        started = run_record.start_time(child.pid)
-        # Reaps it if it ends before we do; nothing waits for this thread.
-        threading.Thread(target=child.wait, name=f"qemu {child.pid}", daemon=True).start()
-        run = Run(
-            pid=child.pid,
-            started=started or 0,
-            boot_id=probe.boot_id,
-            qemu_version=probe.qemu_version,
-            accelerator=accel.value,
-            command=key,
-        )
-        run_record.save(record, run)
-        deadline = time.monotonic() + MONITOR
-        while not _monitor_answers(record):
-            gone = not run_record.alive(run, probe.boot_id)
-            if gone or time.monotonic() > deadline:
-                raise MachineError(
-                    f"QEMU {'ended at once' if gone else 'does not open its monitor'}",
-                    details=state.tail(log).strip() or "it said nothing",
-                    hint="`mlvm doctor` checks what machines need of this host",
-                )
-            time.sleep(0.01)
-        return run
+    def _wait_ready(
+        self,
+        record: Record,
+        run: Run,
+        observer: Observer,
+        *,
+        first: str,
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
+        limits = limits or self._limits[Accelerator(run.accelerator)]
+        launching.wait_ready(record, run, observer, limits=limits, first=first)
 
-    def _wait_ready(self, record: Record, run: Run, observer: Observer, *, resuming: bool) -> None:
-        """Wait for the agent's greeting."""
-
-        def ended() -> str | None:
-            if run_record.alive(run, run.boot_id):
-                return None
-            return state.tail(record.folder / state.QEMU_LOG)
-
-        watched = ready.Watched(name=record.name, console=ready.Console(record.console_log), ended=ended)
-        with self._guest(record).channel.connect() as session:
-            limits = self._limits[Accelerator(run.accelerator)]
-            first = "agent" if resuming else "firmware"
-            ready.wait_ready(watched, session, observer=observer, limits=limits, first=first)
-
-    def _introduce(self, record: Record, run: Run, *, resuming: bool) -> None:
+    def _introduce(self, record: Record, run: Run, tell: Callable[..., object]) -> None:
         """Tell the guest which machine it is, and what time."""
-        guest = self._guest(record)
         keys.write_config(record.folder, record.name, port=run.ssh_port)
-        if resuming:
-            guest.set_clock()
-            return
-        guest.configure(
+        tell(
             hostname=record.name,
             time=time.time(),
+            mac=record.mac,
             machine_id=_machine_id(record),
             ssh_host_key=(record.folder / keys.HOST_KEY).read_text(),
             authorized_key=(record.folder / f"{keys.USER_KEY}.pub").read_text(),
@@ -234,10 +269,10 @@ class QemuProvider:
     def _shut_down(self, record: Record, run: Run, observer: Observer) -> None:
         """Ask the guest, or else its power button, to shut down, and wait."""
         try:
-            self._guest(record).power_off()
+            launching.guest_of(record).power_off()
         except GuestError as silent:
             observer.note(f"the guest does not answer ({silent}); its power button is pressed")
-            with suppress(MachineError), qmp.connect(_monitor_socket(record)) as monitor:
+            with suppress(MachineError), qmp.connect(launching.monitor_socket(record)) as monitor:
                 monitor.execute("system_powerdown")
         if not run_record.wait_end(run, run.boot_id, seconds=SHUTDOWN[Accelerator(run.accelerator)]):
             observer.note(f"machine `{record.name}` did not shut down in time, and is ended by force")
@@ -247,8 +282,8 @@ class QemuProvider:
         run = self._living(record)
         if run is not None and not run_record.kill(run, run.boot_id, number=signal.SIGTERM, seconds=10):
             run_record.kill(run, run.boot_id, number=signal.SIGKILL, seconds=10)
-        if run is None and state.answers(_monitor_socket(record)):
-            with suppress(MachineError), qmp.connect(_monitor_socket(record)) as monitor:
+        if run is None and state.answers(launching.monitor_socket(record)):
+            with suppress(MachineError), qmp.connect(launching.monitor_socket(record)) as monitor:
                 monitor.execute("quit")
         run_record.forget(record)
 
@@ -266,9 +301,6 @@ class QemuProvider:
         if found.state is not State.RUNNING or run is None:
             raise _cannot(record, verb, found)
         return run
-
-    def _guest(self, record: Record) -> AgentGuest:
-        return AgentGuest(record.home.sockets(record.name), env=dict(record.env))
 
 
 @contextmanager
@@ -295,33 +327,12 @@ def _forward_all(record: Record, monitor: qmp.Monitor, kept: Mapping[str, object
     return ssh
 
 
-def _monitor_answers(record: Record) -> bool:
-    """Tell whether QEMU has come as far as answering: it listens before it has looked at all its options."""
-    path = _monitor_socket(record)
-    try:
-        if not state.answers(path):
-            return False
-        with qmp.connect(path) as monitor:
-            monitor.execute("query-status")
-    except MachineError:
-        return False
-    return True
-
-
 def _machine_id(record: Record) -> str:
     """Return the machine's own /etc/machine-id, made at its first start."""
     path = record.folder / "machine-id"
     if not path.exists():
         files.write_whole(path, os.urandom(16).hex(), mode=0o600)
     return path.read_text()
-
-
-def _monitor_socket(record: Record) -> Path:
-    return record.home.sockets(record.name) / argv.MONITOR
-
-
-def _digest(command: list[str]) -> str:
-    return hashlib.sha256("\0".join(command).encode()).hexdigest()
 
 
 def _cannot(record: Record, verb: str, found: Condition) -> MachineError:

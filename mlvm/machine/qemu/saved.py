@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import IO
 
 from mlvm import files
 from mlvm.errors import MachineError
@@ -41,10 +43,7 @@ def save(record: Record, run: Run, monitor: Monitor) -> None:
     monitor.execute("stop")
     try:
         with files.writing(record.folder / STATE, mode=0o600) as stream:
-            monitor.execute("migrate-set-parameters", max_bandwidth=BANDWIDTH)
-            monitor.hand_over("saved", stream.fileno())
-            monitor.execute("migrate", uri="fd:saved")
-            _wait(monitor, f"cannot save machine `{record.name}`")
+            send(stream, monitor, f"cannot save machine `{record.name}`")
             key = {name: getattr(run, name) for name in ("qemu_version", "accelerator", "command")}
             document = {**key, "ssh_port": run.ssh_port, "ports": run.ports}
             files.write_whole(record.folder / KEY, json.dumps(document) + "\n", mode=0o600)
@@ -78,11 +77,42 @@ def check_fits(record: Record, key: dict[str, object], **now: str) -> None:
 def restore(record: Record, monitor: Monitor) -> None:
     """Read the state into a QEMU that waits for it, and let the guest go on."""
     with (record.folder / STATE).open("rb") as stream:
-        monitor.hand_over("saved", stream.fileno())
-        monitor.execute("migrate-incoming", uri="fd:saved")
-        _wait(monitor, f"cannot resume machine `{record.name}`")
-    forget(record)
+        receive(stream, monitor, f"cannot resume machine `{record.name}`", before=lambda: forget(record))
+
+
+def send(stream: IO[bytes], monitor: Monitor, what: str, *, ram: bool = True) -> None:
+    """Write a stopped guest to `stream`; `what` begins the MachineError when that fails.
+
+    Without `ram`, RAM that is a shared file is left out: it is saved where it is.
+    """
+    _choose(monitor, ram=ram)
+    monitor.execute("migrate-set-parameters", max_bandwidth=BANDWIDTH)
+    monitor.hand_over("saved", stream.fileno())
+    monitor.execute("migrate", uri="fd:saved")
+    _wait(monitor, what)
+
+
+def receive(
+    stream: IO[bytes],
+    monitor: Monitor,
+    what: str,
+    *,
+    ram: bool = True,
+    before: Callable[[], None] = lambda: None,
+) -> None:
+    """Read a guest from `stream` into a QEMU that waits for it, do `before`, and let the guest go on."""
+    _choose(monitor, ram=ram)
+    monitor.hand_over("saved", stream.fileno())
+    monitor.execute("migrate-incoming", uri="fd:saved")
+    _wait(monitor, what)
+    before()
     monitor.execute("cont")
+
+
+def _choose(monitor: Monitor, *, ram: bool) -> None:
+    """Say what is in the stream: it is written and read in different ways. QEMU keeps what it was told last."""
+    capability = {"capability": "x-ignore-shared", "state": not ram}
+    monitor.execute("migrate-set-capabilities", capabilities=[capability])
 
 
 def _wait(monitor: Monitor, what: str) -> None:

@@ -1,0 +1,97 @@
+"""A kernel process, and its line to the agent.
+
+Run with the user's Python, as `python cradle.py FD`: an ordinary ipykernel. FD is one end of a SOCK_SEQPACKET pair, a
+JSON object a packet; the agent holds the other:
+
+    agent: {"claim": PATH, "env": {...}, "cwd": PATH}   serve the connection file PATH
+    agent: {"renew": true}                              this machine is a copy now: draw new random numbers
+    kernel: {"ok": null} when that is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+PACKET = 1 << 20
+
+
+class Channel:
+    """The line to the agent."""
+
+    def __init__(self, fd: int) -> None:
+        self.socket = socket.socket(fileno=fd)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message; an agent that is gone is no error."""
+        with suppress(OSError):
+            self.socket.send(json.dumps(message).encode())
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next message; EOFError when the agent is gone."""
+        data = self.socket.recv(PACKET)
+        if not data:
+            raise EOFError
+        message: dict[str, Any] = json.loads(data)
+        return message
+
+
+def serve_now(channel: Channel) -> None:
+    """Be an ordinary ipykernel: wait for the claim, then do everything."""
+    claim = channel.receive()
+    from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415
+
+    app: Any = IPKernelApp.instance()
+    app.initialize(["-f", claim["claim"]])
+    stay_in_touch(app, channel)
+    app.start()
+
+
+def stay_in_touch(app: Any, channel: Channel) -> None:
+    """Go on listening to the agent, in the thread that no cell can block."""
+    loop = app.control_thread.io_loop
+
+    def heard(*_: Any) -> None:
+        try:
+            message = channel.receive()
+        except (EOFError, OSError):
+            loop.remove_handler(channel.socket)
+            return
+        if "renew" in message:
+            renew(app)
+            channel.send({"ok": None})
+
+    loop.add_callback(lambda: loop.add_handler(channel.socket, heard, loop.READ))
+
+
+def renew(app: Any) -> None:
+    """Draw everything anew that two copies of this process must not share.
+
+    The guest kernel's own generator has been renewed before. What Python chose when it started (the secret of `hash`),
+    and generators that the user's own variables hold, stay as they are.
+    """
+    loaded = sys.modules
+    if "random" in loaded:
+        loaded["random"].seed(os.urandom(32))
+    if "numpy.random" in loaded:
+        words = [int.from_bytes(os.urandom(4), "little") for _ in range(8)]
+        loaded["numpy.random"].seed(words)
+    if "torch" in loaded:
+        loaded["torch"].seed()
+    if "ssl" in loaded:
+        loaded["ssl"].RAND_add(os.urandom(32), 32.0)
+    if tempfile := loaded.get("tempfile"):
+        vars(tempfile)["_name_sequence"] = None
+    if "multiprocessing.process" in loaded:
+        loaded["multiprocessing.process"].current_process().authkey = os.urandom(32)
+    if hasattr(app.iopub_thread, "_pipe_uuid"):  # what outputs of child processes are known by
+        app.iopub_thread._pipe_uuid = os.urandom(16)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this file's own folder
+    serve_now(Channel(int(sys.argv[1])))

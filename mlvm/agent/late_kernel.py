@@ -1,0 +1,172 @@
+"""A kernel that is ready before it knows its keys.
+
+In a process the nursery has forked: `serve_later` does all that an ipykernel does at its start, runs a few cells for
+rehearsal, and waits. Besides what `cradle` says, it says {"ready": true} when it waits for its claim, and {"ok": null}
+or {"error": "..."} to it.
+
+While it waits it listens nowhere and holds no key: its sockets are there, and are bound when the claim brings keys and
+ports. So its memory can be copied to any number of machines, and nothing in it opens any of them.
+"""
+
+# mypy: disable-error-code="no-untyped-call, unused-ignore, misc"
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import uuid
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import zmq
+from ipykernel.kernelapp import IPKernelApp
+from jupyter_client.session import Session
+from tornado.ioloop import IOLoop
+
+from .cradle import Channel, renew, stay_in_touch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Where the rehearsal speaks to its own process.
+REHEARSAL = "inproc://mlvm-rehearsal-"
+#: One cell with a value, one that prints, one that fails: what the three need is imported then.
+REHEARSED = ("1 + 1", "print(end='')", "raise KeyboardInterrupt")
+
+
+class LateKernelApp(IPKernelApp):
+    """An ipykernel whose sockets are bound by `admit`, when everything else is done."""
+
+    def init_connection_file(self) -> None:
+        """There is none yet."""
+
+    def init_heartbeat(self) -> None:
+        """It would listen."""
+
+    def write_connection_file(self, **_: Any) -> None:
+        """The agent writes it."""
+
+    def log_connection_info(self) -> None:
+        """Nothing to tell."""
+        self._ports = {}
+
+    def _bind_socket(self, s: Any, port: int) -> int:
+        del s
+        return port
+
+    def admit(self, connection_file: str) -> None:
+        """Take keys and ports from a connection file, and listen."""
+        self.connection_file = connection_file
+        self.load_connection_file()
+        self.session.session = str(uuid.uuid4())
+        self._in(self.shell_channel_thread.io_loop, self._open, self.shell_socket, self.shell_port)
+        self._in(self.control_thread.io_loop, self._open, self.control_socket, self.control_port)
+        self._in(self.control_thread.io_loop, self._join, self.debug_shell_socket)
+        self._in(self.iopub_thread.io_loop, self._open, self.iopub_thread.socket, self.iopub_port)
+        self._open(self.stdin_socket, self.stdin_port)
+        super().init_heartbeat()
+        names = ("shell", "iopub", "stdin", "hb", "control")
+        self._ports = {name: getattr(self, name + "_port") for name in names}
+        self.kernel.record_ports({name + "_port": port for name, port in self._ports.items()})
+
+    def _open(self, bare: Any, port: int) -> None:
+        self._apply_curve_server_options(bare)
+        super()._bind_socket(bare, port)
+
+    def _join(self, bare: Any) -> None:
+        self._apply_curve_client_options(bare)
+        bare.connect(f"{self.transport}://{self.ip}:{self.shell_port}")
+
+    @staticmethod
+    def _in(loop: Any, work: Callable[..., None], *arguments: Any) -> None:
+        """Do something in the thread that owns a socket, and wait for it."""
+        done: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work(*arguments)
+                done.set_result(None)
+            except BaseException as failed:
+                done.set_exception(failed)
+
+        loop.add_callback(run)
+        done.result(30)
+
+    def rehearse(self) -> None:
+        """Run cells the whole way through the sockets, from a thread; leave nothing of them behind."""
+        shell, iopub = self.shell_socket, self.iopub_thread.socket
+        self._in(self.shell_channel_thread.io_loop, shell.bind, REHEARSAL + "shell")
+        self._in(self.iopub_thread.io_loop, iopub.bind, REHEARSAL + "iopub")
+        try:
+            _play(self.context, self.session.key)
+        finally:
+            self._in(self.shell_channel_thread.io_loop, shell.unbind, REHEARSAL + "shell")
+            self._in(self.iopub_thread.io_loop, iopub.unbind, REHEARSAL + "iopub")
+
+
+def serve_later(channel: Channel) -> None:
+    """Be a kernel that does everything it can, and then waits for its claim."""
+    app: Any = LateKernelApp.instance()
+    app.initialize([])
+    loop = IOLoop.current()
+    namespace = dict(app.shell.user_ns)
+    known = set(sys.modules)
+
+    def wait_for_claim() -> None:
+        app.shell.user_ns.clear()
+        app.shell.user_ns.update(namespace)
+        loop.add_handler(channel.socket, claimed, loop.READ)
+        channel.send({"ready": True, "imported": sorted(set(sys.modules) - known)})
+
+    def claimed(*_: Any) -> None:
+        loop.remove_handler(channel.socket)
+        try:
+            claim = channel.receive()
+        except EOFError:
+            os._exit(0)  # nobody will ever come
+        try:
+            os.environ.update(claim.get("env") or {})
+            os.chdir(claim["cwd"])
+            renew(app)
+            app.admit(claim["claim"])
+        except Exception as failed:
+            channel.send({"error": f"{type(failed).__name__}: {failed}"})
+            os._exit(1)
+        channel.send({"ok": None})
+        stay_in_touch(app, channel)
+
+    def rehearse() -> None:
+        try:
+            app.rehearse()
+        finally:
+            loop.add_callback(wait_for_claim)
+
+    loop.add_callback(threading.Thread(target=rehearse, daemon=True).start)
+    app.start()
+
+
+def _play(context: Any, key: bytes) -> None:
+    """Be the client of a rehearsal."""
+    session = Session(key=key)
+    with context.socket(zmq.SUB) as iopub, context.socket(zmq.DEALER) as shell:
+        iopub.subscribe(b"")
+        iopub.connect(REHEARSAL + "iopub")
+        shell.connect(REHEARSAL + "shell")
+        for kind, content in (
+            ("kernel_info_request", {}),
+            *(
+                ("execute_request", {"code": code, "silent": False, "store_history": False})
+                for code in REHEARSED
+            ),
+        ):
+            request = session.msg(kind, content)
+            session.send(shell, request)
+            _, reply = session.feed_identities(shell.recv_multipart())
+            session.deserialize(reply)
+            while iopub.poll(5000):
+                _, message = session.feed_identities(iopub.recv_multipart())
+                heard = session.deserialize(message)
+                ours = heard["parent_header"].get("msg_id") == request["header"]["msg_id"]
+                if ours and heard["content"].get("execution_state") == "idle":
+                    break
