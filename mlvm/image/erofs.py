@@ -6,6 +6,9 @@ is the quickest to make and to read. `-T` would give its time to every file too,
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import uuid
 from pathlib import Path
 
@@ -25,6 +28,8 @@ def make_erofs(tree: Tree, path: Path, *, name: str, tools: Tools) -> None:
     try:
         with tar.open("xb", buffering=_WRITE_BUFFER) as stream:
             write_tar(tree, stream)
+        # mkfs.erofs keeps the files' bytes at the far end of its output first, then puts them in their place.
+        _require_space(path.parent, tar.stat().st_size * 9 // 4)
         tools.run(
             "mkfs.erofs",
             [
@@ -34,3 +39,9 @@ def make_erofs(tree: Tree, path: Path, *, name: str, tools: Tools) -> None:
         )  # fmt: skip
     finally:
         tar.unlink(missing_ok=True)
+
+
+def _require_space(folder: Path, size: int) -> None:
+    """Raise OSError when `size` bytes have no room: mkfs.erofs would not fail at a full disk, but wait for ever."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
