@@ -26,7 +26,7 @@ check: $(SETUP)/package
 	$(BIN)/lint-imports
 
 unit: $(SETUP)/package
-	$(BIN)/python -m pytest -m "not boot and not network and not golden and not browser and not vagrant" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not jupyter and not boot and not network and not golden and not browser and not vagrant" $(PYTEST_ARGS)
 
 boot: $(SETUP)/host-test $(SETUP)/package
 	$(BIN)/python -m pytest -m boot $(PYTEST_ARGS)

@@ -23,6 +23,7 @@ GUARDED = {
     "apt-get": {"network"},
     "uv": {"network", "boot", "golden"},
     "mmdebstrap": {"golden"},
+    "ipykernel_launcher": {"jupyter", "boot"},
 }
 
 
@@ -34,7 +35,11 @@ def guard(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     connect = socket.socket.connect
 
     def guarded_start(self: subprocess.Popen[bytes], args: object, *rest: object, **options: object) -> None:
-        program = Path(os.fsdecode(args[0] if isinstance(args, list | tuple) else str(args).split()[0])).name
+        words = [os.fsdecode(word) for word in args] if isinstance(args, list | tuple) else str(args).split()
+        named = {Path(words[0]).name, *(word for word in words[:4] if word in GUARDED)}
+        if any(word.endswith("agent/main.py") for word in words):
+            named.add("ipykernel_launcher")
+        program = next((name for name in named if name in GUARDED), words[0])
         allowed = GUARDED.get(program)
         if allowed is not None and not allowed & marks:
             pytest.fail(f"this test starts `{program}` without one of the marks {sorted(allowed)}")

@@ -28,7 +28,8 @@ from mlvm.image.plan import PARTS
 from mlvm.image.python_layer import make_python
 from mlvm.image.store import ImageEntry, Store
 from mlvm.image.system_layer import make_system
-from mlvm.image.tools import Tools, unpack_tools
+from mlvm.image.tools import Tools
+from mlvm.image.unpacked import unpack_tools
 from mlvm.lock.document import DebianPackage, Lock
 from mlvm.lock.mirrors import wanted_debs, wanted_wheels
 

@@ -15,18 +15,11 @@ from pathlib import Path
 from subprocess import CompletedProcess  # noqa: TID251  (a type)
 from typing import IO
 
-from mlvm import files, process
-from mlvm.download import Blobs
+from mlvm import process
 from mlvm.errors import BuildError
-from mlvm.image.merged import merged_path
-from mlvm.image.sources import read_deb
-from mlvm.lock.deb import Kind
-from mlvm.lock.document import DebianPackage
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 LOADER = f"{LIBRARIES}/ld-linux-x86-64.so.2"
-#: Parts of the packages that no tool needs.
-_LEFT_OUT = ("usr/share/", "var/", "usr/lib/systemd/", "etc/cron", "etc/systemd/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,36 +57,3 @@ class Tools:
             f"the tools of this lock have no `{program}`",
             hint="mlvm lock --upgrade writes a lock with all tools this mlvm needs",
         )
-
-
-def unpack_tools(packages: Sequence[DebianPackage], blobs: Blobs, target: Path) -> Tools:
-    """Unpack the programs and libraries of `packages` into the folder `target`, whole or not at all.
-
-    Raises BuildError.
-    """
-    with files.folder_whole(target) as folder:
-        for package in packages:
-            for entry in read_deb(package, blobs).entries:
-                path = merged_path(entry.path)
-                if path.startswith(_LEFT_OUT) or entry.kind is Kind.FOLDER:
-                    continue
-                place = folder / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                if entry.kind is Kind.SYMLINK:
-                    _link(place, entry.link, folder)
-                elif entry.kind is Kind.HARDLINK:
-                    os.link(folder / merged_path(entry.link), place)
-                else:
-                    place.write_bytes(entry.data)
-                    place.chmod(0o755 if entry.mode & 0o111 else 0o644)
-    return Tools(target)
-
-
-def _link(place: Path, target: str, folder: Path) -> None:
-    """Make a link that stays inside `folder`: an absolute one is made relative to it."""
-    if target.startswith("/"):
-        target = os.path.relpath(folder / merged_path(target.lstrip("/")), place.parent)
-    if not os.path.realpath(place.parent / target).startswith(os.path.realpath(folder) + "/"):
-        raise BuildError(f"a tool's link `{place.name}` leads out of its folder: `{target}`")
-    place.unlink(missing_ok=True)
-    place.symlink_to(target)

@@ -15,6 +15,8 @@ from mlvm.kernel import kernelspec, launch
 from mlvm.paths import Home
 from mlvm.spec.document import Spec
 
+pytestmark = pytest.mark.jupyter
+
 
 class Conformance(jupyter_kernel_test.KernelTests):
     """What the suite needs to know of a Python kernel; `kernel_name` comes from who uses it."""

@@ -24,6 +24,8 @@ from mlvm.kernel import launch, provisioner
 from mlvm.machine.provider import State
 from mlvm.paths import Home
 
+pytestmark = pytest.mark.jupyter
+
 WAIT = 60
 
 

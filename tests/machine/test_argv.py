@@ -97,7 +97,7 @@ def test_the_whole_line() -> None:
         "driver=raw,file=file-overlay,node-name=overlay,discard=unmap,detect-zeroes=unmap",
         *("-device", "virtio-blk-pci,drive=overlay,serial=overlay"),
         *("-netdev", "user,id=net,restrict=off,ipv6=off"),
-        *("-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile="),
         *("-device", "virtio-rng-pci", "-device", "vmgenid,guid=auto"),
         "-chardev",
         f"socket,id=console,path={SOCKETS}/console.sock,server=on,wait=off,{LOG}",
@@ -114,12 +114,39 @@ def test_a_resumed_machine_waits_for_its_state() -> None:
     ]  # fmt: skip
 
 
+def test_ram_is_a_file_that_is_written_while_it_is_made() -> None:
+    ram = argv.RamFile(path=Path("/store/a,b"), shared=True)
+
+    assert argv.memory_args(1 << 30, ram, "9.2.0") == [
+        *("-object", "memory-backend-file,id=ram,size=1024M,mem-path=/store/a,,b,share=on"),
+        *("-m", "1024M"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "more"),
+    [
+        ("6.2.0", ""),
+        ("7.2.22", ""),
+        ("8.1.5", ""),
+        ("8.2.0", ",readonly=on,rom=off"),
+        ("10.0.2", ",readonly=on,rom=off"),
+    ],
+)
+def test_ram_that_many_map_is_opened_for_reading_where_that_can_be_said(version: str, more: str) -> None:
+    ram = argv.RamFile(path=Path("/store/ram"), shared=False)
+
+    assert argv.memory_args(1 << 30, ram, version)[1] == (
+        f"memory-backend-file,id=ram,size=1024M,mem-path=/store/ram,share=off{more}"
+    )
+
+
 def test_kvm_takes_the_hosts_cpu() -> None:
     assert argv.machine_args(Accelerator.KVM)[2:6] == ["-accel", "kvm", "-cpu", "host"]
 
 
 def test_network_none_lets_only_forwards_pass() -> None:
-    assert argv.network_args("none")[1] == "user,id=net,restrict=on,ipv6=off"
+    assert argv.network_args("none", "52:54:00:00:00:01")[1] == "user,id=net,restrict=on,ipv6=off"
 
 
 def test_more_words_for_the_guest_kernel() -> None:

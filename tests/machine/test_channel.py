@@ -28,6 +28,8 @@ from jupyter_client import BlockingKernelClient
 from mlvm.errors import GuestError
 from mlvm.machine.qemu.channel import AgentGuest, Channel
 
+pytestmark = pytest.mark.jupyter
+
 AGENT = Path(__file__).parents[2] / "mlvm" / "agent" / "main.py"
 
 

@@ -20,6 +20,8 @@ from mlvm.errors import GuestError
 from mlvm.machine.guest import GuestKernelProcess
 from mlvm.machine.qemu.channel import AgentGuest
 
+pytestmark = pytest.mark.jupyter
+
 AGENT = Path(__file__).parents[2] / "mlvm" / "agent" / "main.py"
 
 

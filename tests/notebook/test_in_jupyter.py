@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 
+pytestmark = pytest.mark.jupyter
+
 #: Opens the door to a loopback machine inside the notebook's own kernel.
 LOOPBACK = """
 import pathlib, sys, os

@@ -43,7 +43,7 @@ class Cell:
         self.error = done.error_in_exec or done.error_before_exec
 
 
-pytestmark = pytest.mark.usefixtures("provider", "machine")
+pytestmark = [pytest.mark.jupyter, pytest.mark.usefixtures("provider", "machine")]
 
 
 def in_guest(shell: InteractiveShell, code: str) -> Cell:

@@ -166,7 +166,6 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("index: {torch: https://download.pytorch.org/whl/cu124}", "2:1: index: not yet: other indexes than PyPI"),
         ("index: {torch: http://a}", ("2:16: index.torch: `http://a` is not an `https://` URL without user "
          "or password")),
-        ("preload: [numpy]", "2:1: preload: not yet: kernels that wait with modules imported"),
         ('share: ["./data:/data"]', "2:1: share: not yet: shared folders"),
         ('share: ["/etc:/data"]', ('2:9: share[0]: `/etc:/data` is not a shared folder as "FOLDER:PLACE", '
          "relative to the spec and absolute in the machine")),
