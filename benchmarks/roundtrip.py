@@ -28,6 +28,7 @@ KERNEL = "bench"
 BIN = Path(sys.executable).parent
 CLIENT = Path(__file__).parent / "kernel_client.py"
 GUEST_PYTHON = "/opt/mlvm/venv/bin/python"
+HAS_ADDRESS = ("sh", "-c", "until ip -4 -br addr show scope global | grep -q UP; do sleep 0.2; done")
 MEGABYTE = "import sys; sys.stdout.write('x' * 1_000_000)"
 FIFTY = "import sys; [sys.stdout.write('x' * 1_000_000) for _ in range(50)]; None"
 #: Single cells after a pause, as a person runs them; each sample is the median of so many.
@@ -126,6 +127,8 @@ def machine(bench: Bench) -> Iterator[Path]:
     try:
         process.run([mlvm, "up", BOX, "--name", MACHINE, "--frozen"], env=variables, timeout=1800)
         process.run([mlvm, "kernel", "install", BOX, "--name", KERNEL, "--machine", MACHINE], env=variables)
+        # On a busy host the agent answers before the guest has its address, and no kernel can start yet.
+        process.run([mlvm, "run", MACHINE, "--", *HAS_ADDRESS], env=variables, timeout=300)
         yield home
     finally:
         process.run([mlvm, "destroy", "--yes", MACHINE], env=variables, timeout=300, check=False)
