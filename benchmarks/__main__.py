@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"what to measure: {', '.join(PARTS)} (all)")
     parser.add_argument("--runs", type=int, default=5, help="samples of everything (default: 5)")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no further round of a part after so many"
+    )
     parser.add_argument("--out", type=Path, default=results.FOLDER, help="folder of the results")
     arguments = parser.parse_args(argv)
     unknown = set(arguments.parts) - set(PARTS)
@@ -34,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     missed = False
     for part in arguments.parts or PARTS:
         try:
-            result = run(part, runs=arguments.runs)
+            result = run(part, runs=arguments.runs, minutes=arguments.minutes)
         except MlvmError as error:
             show_error(error, sys.stderr)
             return error.exit_code
@@ -47,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(missed)
 
 
-def run(part: str, *, runs: int) -> Result:
+def run(part: str, *, runs: int, minutes: float = math.inf) -> Result:
     """Measure one part in a folder of its own."""
     home = Home.find()
     kept = home.cache / "benchmarks"
@@ -55,7 +60,9 @@ def run(part: str, *, runs: int) -> Result:
     described = host.describe()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(dir=kept, prefix="run-") as folder:
-        bench = Bench(runs=runs, home=home, folder=Path(folder), say=_say)
+        bench = Bench(
+            runs=runs, home=home, folder=Path(folder), say=_say, deadline=time.monotonic() + 60 * minutes
+        )
         module, function = PARTS[part].split(":")
         measures: Sequence[Measure] = getattr(importlib.import_module(module), function)(bench)
     return Result(

@@ -6,6 +6,7 @@ all of them alike. Before each turn written files are flushed: nobody waits for 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ class Bench:
     home: Home
     folder: Path
     say: Callable[[str], None]
+    deadline: float = math.inf
     notes: list[str] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
 
@@ -40,9 +42,11 @@ class Bench:
         return self.home.cache / "benchmarks"
 
     def rounds(self, contestants: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-        """Return what each contestant answered in each of its turns."""
+        """Return what each contestant answered in each of its turns; after the deadline no further round begins."""
         answers: dict[str, list[T]] = {name: [] for name in contestants}
         for number in range(self.runs):
+            if number and time.monotonic() > self.deadline:
+                break
             self.loads.append(host.load())
             for name in in_turn(tuple(contestants), number):
                 os.sync()

@@ -7,12 +7,13 @@ Arguments: the kernelspec's name, and "curve" where the connection shall be encr
 from __future__ import annotations
 
 import json
+import queue
 import sys
 import time
 
 from jupyter_client import BlockingKernelClient, KernelManager
 
-PATIENCE = 300
+PATIENCE = 150
 
 
 def run_cell(client: BlockingKernelClient, code: str) -> int:
@@ -20,7 +21,10 @@ def run_cell(client: BlockingKernelClient, code: str) -> int:
     request = client.execute(code)
     printed = 0
     while True:
-        message = client.get_iopub_msg(timeout=PATIENCE)
+        try:
+            message = client.get_iopub_msg(timeout=PATIENCE)
+        except queue.Empty:
+            raise SystemExit(f"nothing came for {PATIENCE} s, after {printed} characters") from None
         if message["parent_header"].get("msg_id") != request:
             continue
         kind, content = message["msg_type"], message["content"]

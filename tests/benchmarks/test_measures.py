@@ -107,5 +107,11 @@ def test_everybody_gets_as_many_turns_as_there_are_runs(tmp_path: Path, home: Ho
     assert len(bench.loads) == 3
 
 
+def test_no_round_begins_after_the_deadline(tmp_path: Path, home: Home) -> None:
+    bench = Bench(runs=3, home=home, folder=tmp_path, say=lambda text: None, deadline=0.0)
+
+    assert bench.rounds({"a": lambda: 1, "b": lambda: 2}) == {"a": [1], "b": [2]}
+
+
 def test_cpu_model() -> None:
     assert cpu_model("processor\t: 0\nmodel name\t: Some  CPU @ 2 GHz\n") == "Some CPU @ 2 GHz"
