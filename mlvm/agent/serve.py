@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Port = ports.VirtioPort | ports.SocketPort
 
 
-#: Requests that wait until the boot has settled.
-PATIENT = ("exec", "put", "get", "kernel_start")
 
 
 class Agent:
@@ -87,8 +85,10 @@ class Agent:
         """Answer one request; whatever goes wrong is the answer."""
         name = str(request.get("op"))
         try:
-            if name in PATIENT and request.get("user") != "root":
+            if name == "exec" and request.get("user") != "root":
                 self.boot.wait()
+            elif name == "kernel_start":
+                self.boot.wait_for_address()
             if conversation := self.conversations.get(name):
                 conversation(self.world, wire, request)
             elif answer := self.answers.get(name):
@@ -120,7 +120,6 @@ def main(arguments: list[str]) -> None:
         agent.boot.skip()
     else:
         announce("mlvm-agent: listening")
-        agent.boot.watch()
     threads = [threading.Thread(target=agent.serve, args=(port,)) for port in found]
     for thread in threads:
         thread.start()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: 2: bytecode, the cache of shared libraries, PAM from its own templates.
-BUILDER = 2
+#: 3: a boot without what a guest can do without.
+BUILDER = 3
 
 #: Names of the layers, lowest first. The guest's root is an overlayfs of them, a later one hiding an earlier one.
 LAYERS = ("system", "modules", "python", "agent")
