@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Port = ports.VirtioPort | ports.SocketPort
 
 
-
-
 class Agent:
     """What requests act on: the world, and the kernels that live in it."""
 

@@ -93,7 +93,7 @@ def confinement_args() -> list[str]:
 def machine_args(accelerator: Accelerator) -> list[str]:
     """Choose the machine type; a guest that reboots or panics ends QEMU, and is seen to have ended."""
     accel = option("tcg", thread="multi") if accelerator is Accelerator.TCG else "kvm"
-    cpu = "max" if accelerator is Accelerator.TCG else "host"
+    cpu = EMULATED_CPU if accelerator is Accelerator.TCG else "host"
     board = option("q35", memory_backend="ram", vmport=False, usb=False)
     return ["-machine", board, "-accel", accel, "-cpu", cpu, "-rtc", option(base="utc"), "-no-reboot"]
 
@@ -109,6 +109,9 @@ def memory_args(size: int) -> list[str]:
     return ["-object", option("memory-backend-ram", id="ram", size=f"{mib}M"), "-m", f"{mib}M"]
 
 
+#: All that can be emulated but quick string moves: TCG does them byte by byte, and the guest kernel would clear and
+#: copy every page with them. Without, it clears 400 MB in 0.7 s of CPU time, with them in 3.1 s.
+EMULATED_CPU = "max,-erms,-fsrm"
 #: Words for an emulated guest kernel only: what it does against CPUs that speculate never reaches one, since its
 #: instructions are translated. (Not `tsc=reliable`, though its other clocks are slow: on a busy host it may find the
 #: TSC to be ten times faster than it is.)
