@@ -31,6 +31,8 @@ class Agent:
         self.world = world
         self.kernels = kernels.Kernels(world)
         self.boot = Boot(world.kernel_ip)
+        #: When we began to listen, in seconds since the guest kernel's start.
+        self.listening = 0.0
         #: Requests with one answer; the others speak over the wire for as long as they take.
         self.answers: dict[str, Callable[[Message], object]] = {
             "ping": lambda _: self.greeting(),
@@ -58,6 +60,7 @@ class Agent:
             "kernel": system.release,
             "python": sys.version.split()[0],
             "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+            "listening": self.listening,
             "time": time.time(),
         }
 
@@ -114,6 +117,7 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
     agent = Agent(World(**chosen))
     found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
+    agent.listening = round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
     if sockets:
         agent.boot.skip()
     else:

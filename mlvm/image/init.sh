@@ -68,7 +68,8 @@ set_address() {
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
-say "stacking the layers"
+read -r uptime _ < /proc/uptime
+say "stacking the layers at $uptime s"
 
 while read -r module; do
     insmod "/lib/modules/$module.ko" || say "module \`$module\` cannot be loaded"

@@ -64,21 +64,10 @@ ExecStart=-udevadm trigger --action=add --prioritized-subsystem=block,net {subsy
 ExecStart=-udevadm trigger --action=add --name-match=/dev/ttyS0
 """
 #: What users see, and what modules are found by.
-_COLDPLUGGED = [
-    "block",
-    "drm",
-    "hidraw",
-    "input",
-    "net",
-    "nvme",
-    "pci",
-    "rtc",
-    "scsi",
-    "sound",
-    "usb",
-    "virtio",
-    "virtio-ports",
-]
+_COLDPLUGGED = (
+    *("block", "drm", "hidraw", "input", "net", "nvme", "pci"),
+    *("rtc", "scsi", "sound", "usb", "virtio", "virtio-ports"),
+)
 _LATE_LOGIN = """\
 # Nothing of a boot needs logind. Who logs in calls it by D-Bus; for the power button it is there a little later.
 [Unit]
