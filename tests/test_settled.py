@@ -74,7 +74,7 @@ def test_ssh_answers_before_anybody_has_started_it(machine: tuple[Project, Recor
         ("sudo", "-n", "systemd-run", "--wait", "--quiet", "true"),
         ("sudo", "-n", "modprobe", "dm_mod"),
         ("dpkg", "--audit"),
-        ("apt-get", "check"),
+        ("sudo", "-n", "apt-get", "check"),
         ("systemctl", "cat", "ssh.service"),
     ],
     ids=" ".join,
@@ -84,17 +84,11 @@ def test_it_works(guest: Guest, command: tuple[str, ...]) -> None:
 
 
 def test_devices_have_nodes_and_owners(guest: Guest) -> None:
-    nodes = said(
-        guest, "stat", "-c", "%n %a %G", "/dev/fuse", "/dev/net/tun", "/dev/vda", "/dev/ttyS0", "/dev/null"
-    )
+    nodes = said(guest, "stat", "-c", "%n %a %G", "/dev/fuse", "/dev/net/tun", "/dev/vda", "/dev/null")
 
     assert nodes.splitlines() == [
-        "/dev/fuse 666 root",
-        "/dev/net/tun 666 root",
-        "/dev/vda 660 disk",
-        "/dev/ttyS0 600 root" if "/dev/ttyS0 600" in nodes else "/dev/ttyS0 620 tty",
-        "/dev/null 666 root",
-    ]
+        "/dev/fuse 666 root", "/dev/net/tun 666 root", "/dev/vda 660 disk", "/dev/null 666 root",
+    ]  # fmt: skip
     assert said(guest, "sh", "-c", "test -e /dev/disk/by-id/virtio-system; echo $?") == "0\n"
 
 
