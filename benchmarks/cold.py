@@ -297,10 +297,6 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    found = []
-    for sample in samples(arguments.runs, arguments.stock):
-        found.append(sample)
-        print(json.dumps(sample), flush=True)
     version = subprocess.run(
         ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
     ).stdout
@@ -310,7 +306,11 @@ def main() -> None:
         "qemu": version.splitlines()[0],
         "accelerator": "tcg",
     }
-    arguments.out.write_text(json.dumps({"host": host, "samples": found}, indent=1) + "\n")
+    found = []
+    for sample in samples(arguments.runs, arguments.stock):
+        found.append(sample)
+        print(json.dumps(sample), flush=True)
+        arguments.out.write_text(json.dumps({"host": host, "samples": found}, indent=1) + "\n")
     print(summary(found))
 
 
