@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,26 @@ def test_nothing_listens_beyond_loopback(machine: object) -> None:
 
     assert ours
     assert all(address.startswith("127.0.0.1:") for address in ours)
+
+
+def test_timings_add_up_to_the_time_it_took(machine: object) -> None:
+    mlvm("stop", MACHINE)
+
+    began = time.monotonic()
+    done = mlvm(
+        "up", "python-3.11", "--name", MACHINE, "--frozen", "--timings", "--json", "--progress", "none"
+    )
+    took = time.monotonic() - began
+
+    rows = json.loads(done.stdout)["timings"]
+    host = {row["stage"]: row["seconds"] for row in rows if row["clock"] == "host"}
+    guest = {row["stage"]: row["seconds"] for row in rows if row["clock"] == "guest"}
+    assert set(guest) == {"guest kernel", "initramfs", "systemd", "units before the agent", "agent"}
+    # Around them are only the start of the command, and its questions to the guest.
+    assert 0.5 * took < sum(host.values()) < took
+    # The guest's clock begins a little before its first line on the console.
+    seen = sum(host[stage] for stage in ("guest kernel", "init", "agent"))
+    assert sum(guest.values()) == pytest.approx(seen, rel=0.25, abs=1.5)
 
 
 def test_a_file_outlives_stop_and_up(machine: object) -> None:

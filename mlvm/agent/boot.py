@@ -1,8 +1,9 @@
 """The rest of the boot, which the agent does not wait for but programs do.
 
-The agent answers before the guest has cleaned /tmp or has an address: early enough to say that the guest
-lives, too early for anybody's program. So what users run waits until the boot has settled; what root runs
-does not, since that is how one looks at a boot that does not settle.
+The agent answers long before the boot is over: early enough to say that the guest lives, too early for a program that
+may want D-Bus or sudo. So what users run waits until the boot has settled; what root runs does not, since that is how
+one looks at a boot that does not settle. A Jupyter kernel needs no more than an address: the seconds in which it
+imports are those in which the boot settles.
 """
 
 from __future__ import annotations
@@ -11,49 +12,49 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import suppress
 
 #: Seconds after which a boot counts as settled whatever it does.
 LIMIT = 60.0
 
 
 class Boot:
-    """Whether the boot has settled."""
+    """Whether the boot has settled; found out when somebody asks for the first time."""
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._settled = threading.Event()
-
-    def watch(self) -> None:
-        """Begin to wait for the boot, in the background."""
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._guard = threading.Lock()
+        self._settled = False
 
     def skip(self) -> None:
         """Take it for settled: there is no boot to wait for."""
-        self._settled.set()
+        self._settled = True
 
     def wait(self) -> None:
         """Return once the boot has settled."""
-        self._settled.wait(LIMIT)
+        with self._guard:
+            if self._settled:
+                return
+            quiet = subprocess.DEVNULL
+            # A start job for what is being started already waits for that. No systemd, or one that hangs: whoever
+            # asks will see.
+            with suppress(OSError, subprocess.SubprocessError):
+                subprocess.run(
+                    ["systemctl", "start", "basic.target"],
+                    stdin=quiet,
+                    stdout=quiet,
+                    stderr=quiet,
+                    timeout=LIMIT,
+                    check=False,
+                )
+            self.wait_for_address()
+            self._settled = True
 
-    def _watch(self) -> None:
-        quiet = subprocess.DEVNULL
+    def wait_for_address(self) -> None:
+        """Return once the guest has its address."""
         deadline = time.monotonic() + LIMIT
-        try:
-            # A start job for what is being started already waits for that.
-            subprocess.run(
-                ["systemctl", "start", "basic.target"],
-                stdin=quiet,
-                stdout=quiet,
-                stderr=quiet,
-                timeout=LIMIT,
-                check=False,
-            )
-            while not has_address(self._address) and time.monotonic() < deadline:
-                time.sleep(0.05)
-        except (OSError, subprocess.SubprocessError):
-            pass  # no systemd, or one that hangs: whoever asks will see
-        finally:
-            self._settled.set()
+        while not self._settled and not has_address(self._address) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def has_address(address: str) -> bool:

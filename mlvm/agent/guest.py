@@ -21,7 +21,7 @@ HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 
 
 def configure(world: World, request: Message) -> Message:
-    """Apply what there is of hostname, machine_id, time, ssh_host_key, authorized_key; start sshd."""
+    """Apply what there is of hostname, machine_id, time, ssh_host_key, authorized_key."""
     if "time" in request:
         set_clock(request["time"])
     if "hostname" in request:
@@ -31,9 +31,7 @@ def configure(world: World, request: Message) -> Message:
     if "authorized_key" in request:
         authorize(world.user, request["authorized_key"])
     if "ssh_host_key" in request:
-        _write_if_new(HOST_KEY, request["ssh_host_key"], 0o600)
-        # Without waiting: sshd takes a second, and nobody needs it yet.
-        _background(["systemctl", "start", "--no-block", "ssh.service"])
+        _write_if_new(HOST_KEY, request["ssh_host_key"], 0o600)  # sshd starts with its first client
     return {"time": time.time()}
 
 

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     Port = ports.VirtioPort | ports.SocketPort
 
 
-#: Requests that wait until the boot has settled.
-PATIENT = ("exec", "put", "get", "kernel_prepare", "kernel_start")
-
-
 class Agent:
     """What requests act on: the world, and the kernels that live in it."""
 
@@ -35,6 +31,8 @@ class Agent:
         self.world = world
         self.kernels = kernels.Kernels(world)
         self.boot = Boot(world.kernel_ip)
+        #: When we began to listen, in seconds since the guest kernel's start.
+        self.listening = 0.0
         #: Requests with one answer; the others speak over the wire for as long as they take.
         self.answers: dict[str, Callable[[Message], object]] = {
             "ping": lambda _: self.greeting(),
@@ -64,6 +62,7 @@ class Agent:
             "kernel": system.release,
             "python": sys.version.split()[0],
             "uptime": round(time.clock_gettime(time.CLOCK_BOOTTIME), 3),
+            "listening": self.listening,
             "time": time.time(),
         }
 
@@ -96,8 +95,10 @@ class Agent:
         """Answer one request; whatever goes wrong is the answer."""
         name = str(request.get("op"))
         try:
-            if name in PATIENT and request.get("user") != "root":
+            if name == "kernel_prepare" or (name == "exec" and request.get("user") != "root"):
                 self.boot.wait()
+            elif name == "kernel_start":
+                self.boot.wait_for_address()
             if conversation := self.conversations.get(name):
                 conversation(self.world, wire, request)
             elif answer := self.answers.get(name):
@@ -125,11 +126,11 @@ def main(arguments: list[str]) -> None:
         signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
     agent = Agent(World(**chosen))
     found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
+    agent.listening = round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
     if sockets:
         agent.boot.skip()
     else:
         announce("mlvm-agent: listening")
-        agent.boot.watch()
     threads = [threading.Thread(target=agent.serve, args=(port,)) for port in found]
     for thread in threads:
         thread.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from mlvm.cli.parser import Arguments
@@ -11,6 +12,7 @@ from mlvm.cli.shared import machine_called, observing, project_at
 from mlvm.errors import MachineError
 from mlvm.machine.record import load, names
 from mlvm.machine.table import provider_for
+from mlvm.machine.timings import Stopwatch, guest_timings, rows_of
 from mlvm.paths import Home
 from mlvm.process import replace_self
 from mlvm.spec.document import GIB
@@ -19,11 +21,26 @@ from mlvm.terminal import table
 
 def up(arguments: Arguments) -> int:
     """Bring up a machine and say how to use it."""
-    project = project_at(arguments.box)
     with observing(arguments.progress) as observer:
-        record = project.up(
-            arguments.name, frozen=arguments.frozen, warm=not arguments.cold, observer=observer
+        watch = Stopwatch(observer)
+        record = project_at(arguments.box).up(
+            arguments.name, frozen=arguments.frozen, warm=not arguments.cold, observer=watch
         )
+        timings = watch.finish() if arguments.timings else []
+    if any(row.stage == "agent" for row in timings):
+        timings += guest_timings(
+            provider_for(record).guest(record), record.console_log.read_text(errors="replace")
+        )
+    if arguments.json:
+        rows = [{**asdict(row), "seconds": round(row.seconds, 3)} for row in timings]
+        print(
+            json.dumps(
+                {"name": record.name, "state": "running", **({"timings": rows} if rows else {})}, indent=1
+            )
+        )
+        return 0
+    if timings:
+        print(table(rows_of(timings), header=("clock", "stage", "seconds")))
     print(f"machine `{record.name}` is running")
     print(f"next: mlvm run {record.name} -- python3 --version, mlvm ssh {record.name}, mlvm kernel install")
     return 0

@@ -172,6 +172,10 @@ def _machines(verbs: Any) -> None:
     up.add_argument("--name", metavar="NAME", help="the machine's name (default: the spec's)")
     up.add_argument("--cold", action="store_true", help="boot, even where a warm start is possible")
     _frozen(up)
+    up.add_argument(
+        "--timings", action="store_true", help="show where the time went, on the host and in the guest"
+    )
+    up.add_argument("--json", action="store_true", help="say the outcome (and the timings) as JSON")
     _progress(up)
 
     status = _verb(verbs, "status", "mlvm.cli.machines:status", "show all machines")

@@ -21,9 +21,22 @@ from mlvm.lock.document import Lock
 
 #: What finds and reads the disks.
 WANTED = ("virtio_pci", "virtio_blk", "erofs", "overlay", "ext4")
-#: The agent's ports, so that it need not wait for udev.
-OPTIONAL = ("virtio_console",)
-APPLETS = ("insmod", "mkdir", "mount", "poweroff", "sh", "sleep", "switch_root", "umount")
+#: The agent's ports and the network card, so that nobody need wait for udev.
+OPTIONAL = ("virtio_console", "virtio_net")
+APPLETS = (
+    "ifconfig",
+    "insmod",
+    "mkdir",
+    "mknod",
+    "mount",
+    "poweroff",
+    "rm",
+    "route",
+    "sh",
+    "sleep",
+    "switch_root",
+    "umount",
+)
 BUSYBOX = "busybox-static"
 
 

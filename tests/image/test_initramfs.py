@@ -126,6 +126,8 @@ def test_the_script_uses_no_program_that_is_not_there() -> None:
         "fail",
         "device_of",
         "find_layer",
+        "nodes_of",
+        "set_address",
         "read",
         "echo",
         "return",

@@ -268,6 +268,7 @@ def test_a_pam_template_with_variables_we_do_not_know() -> None:
 def settled() -> Tree:
     tree = Tree()
     tree.file("usr/lib/systemd/system/systemd-networkd.service", "[Install]\nWantedBy=multi-user.target\n")
+    tree.file("usr/lib/systemd/system/ssh.socket", "[Install]\nWantedBy=sockets.target\n")
     add_settings(tree, archives("bookworm", "20260101T000000Z"), release="bookworm")
     return tree
 
@@ -296,6 +297,19 @@ def test_nobody_logs_in_with_a_password_over_ssh() -> None:
 
 def test_masked_units_lead_nowhere() -> None:
     assert settled()["etc/systemd/system/apt-daily.timer"].link == "/dev/null"
+
+
+def test_what_is_called_by_whoever_needs_it_can_be_called() -> None:
+    """A boot does not start these; the units themselves are not masked."""
+    tree = settled()
+
+    for unit in ("dbus.service", "systemd-logind.service"):
+        assert tree[f"etc/systemd/system/multi-user.target.wants/{unit}"].link == "/dev/null"
+        assert f"etc/systemd/system/{unit}" not in tree
+    assert (
+        tree["etc/systemd/system/sockets.target.wants/ssh.socket"].link
+        == "/usr/lib/systemd/system/ssh.socket"
+    )
 
 
 def test_an_image_without_archives_is_refused() -> None:

@@ -57,6 +57,8 @@ RECORD = Record(
 LAUNCH = argv.Launch(record=RECORD, image=IMAGE, host=HOST, accelerator=Accelerator.TCG)
 LOG = "logfile=/data/machines/box/console.log,logappend=off"
 SOCKETS = "/run/mlvm/26f8567f2569"
+NETWORK_WORD = "mlvm.network=10.0.2.15,255.255.255.0,10.0.2.2"
+MORE = "systemd.show_status=error mitigations=off"
 
 
 def test_the_whole_line() -> None:
@@ -74,11 +76,12 @@ def test_the_whole_line() -> None:
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", "q35,memory-backend=ram,vmport=off,usb=off"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max", "-rtc", "base=utc", "-no-reboot"),
+        *("-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm", "-rtc", "base=utc", "-no-reboot"),
         *("-smp", "3"),
         *("-object", "memory-backend-ram,id=ram,size=1024M", "-m", "1024M"),
         *("-kernel", "/store/vmlinuz", "-initrd", "/store/initramfs.cpio"),
-        *("-append", "mlvm.layers=system,agent console=ttyS0 panic=-1 net.ifnames=0 loglevel=6"),
+        "-append",
+        f"mlvm.layers=system,agent {NETWORK_WORD} console=ttyS0 panic=-1 net.ifnames=0 loglevel=6 {MORE}",
         *(
             "-blockdev",
             "driver=file,filename=/store/system.erofs,node-name=file-system,read-only=on,locking=off",
@@ -141,8 +144,11 @@ def test_ram_that_many_map_is_opened_for_reading_where_that_can_be_said(version:
     )
 
 
-def test_kvm_takes_the_hosts_cpu() -> None:
+def test_kvm_takes_the_hosts_cpu_and_its_faults_are_mitigated() -> None:
+    line = argv.command_line(replace(LAUNCH, accelerator=Accelerator.KVM))
+
     assert argv.machine_args(Accelerator.KVM)[2:6] == ["-accel", "kvm", "-cpu", "host"]
+    assert "mitigations=off" not in " ".join(line)
 
 
 def test_network_none_lets_only_forwards_pass() -> None:
@@ -150,7 +156,7 @@ def test_network_none_lets_only_forwards_pass() -> None:
 
 
 def test_more_words_for_the_guest_kernel() -> None:
-    assert argv.kernel_args(IMAGE, ("debug", "nosmp"))[-1].endswith(" loglevel=6 debug nosmp")
+    assert argv.kernel_args(IMAGE, Accelerator.TCG, ("debug", "nosmp"))[-1].endswith("=off debug nosmp")
 
 
 def test_nothing_of_the_environment_is_on_the_line() -> None:
