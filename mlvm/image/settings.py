@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mlvm.errors import BuildError
+from mlvm.image.network import ADDRESS, GATEWAY, NAMESERVER
 from mlvm.image.synthesis import enable
 from mlvm.image.tree import SOURCE_DATE, Tree
 from mlvm.lock.document import Archive
 
 HOSTNAME = "mlvm"
-#: QEMU's user network, always the same.
-ADDRESS, NETMASK, GATEWAY, NAMESERVER = "10.0.2.15", "255.255.255.0", "10.0.2.2", "10.0.2.3"
-#: The word of the guest kernel's command line by which the initramfs knows the address.
-NETWORK_WORD = f"mlvm.network={ADDRESS},{NETMASK},{GATEWAY}"
 
 _NETWORK = f"""\
 # QEMU's user network: the same address in every guest, so nobody waits for DHCP.

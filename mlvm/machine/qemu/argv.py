@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlvm.image.document import Artifact, Image
-from mlvm.image.settings import NETWORK_WORD
+from mlvm.image.network import NETWORK_WORD
 from mlvm.machine.qemu.channel import PORTS
 from mlvm.machine.qemu.host import Accelerator, HostProbe
 from mlvm.machine.record import Record
