@@ -56,9 +56,12 @@ class Bench:
 
 
 def environment(**more: str | Path) -> dict[str, str]:
-    """Return the environment of measured programs: ours and `more`, but with bytecode, as people have it."""
+    """Return the environment of measured programs: ours and `more`, but with bytecode, as people have it.
+
+    Nothing is done in the background of a measurement.
+    """
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**inherited, **{name: str(value) for name, value in more.items()}}
+    return {**inherited, "MLVM_WARM": "off", **{name: str(value) for name, value in more.items()}}
 
 
 def in_turn(names: Sequence[str], number: int) -> tuple[str, ...]:

@@ -7,5 +7,6 @@ PARTS = {
     "build": "benchmarks.build:measure_four",
     "sklearn": "benchmarks.build:measure_sklearn",
     "cli": "benchmarks.cli:measure",
+    "warm": "benchmarks.warm:measure",
     "roundtrip": "benchmarks.roundtrip:measure",
 }
