@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from statistics import median
 from benchmarks.bench import Bench, environment
 from benchmarks.measures import Bar, Measure, Series
 from mlvm import process
-from mlvm.errors import ProgramError
+from mlvm.errors import MachineError, ProgramError
 from mlvm.image.store import Store
 from mlvm.machine.qemu.run_record import load as run_of
 from mlvm.machine.record import load as record_of
@@ -28,7 +29,7 @@ KERNEL = "bench"
 BIN = Path(sys.executable).parent
 CLIENT = Path(__file__).parent / "kernel_client.py"
 GUEST_PYTHON = "/opt/mlvm/venv/bin/python"
-HAS_ADDRESS = ("sh", "-c", "until ip -4 -br addr show scope global | grep -q UP; do sleep 0.2; done")
+HAS_ADDRESS = ("sh", "-c", "ip -4 -br addr show scope global | grep -q .")
 MEGABYTE = "import sys; sys.stdout.write('x' * 1_000_000)"
 FIFTY = "import sys; [sys.stdout.write('x' * 1_000_000) for _ in range(50)]; None"
 #: Single cells after a pause, as a person runs them; each sample is the median of so many.
@@ -128,10 +129,18 @@ def machine(bench: Bench) -> Iterator[Path]:
         process.run([mlvm, "up", BOX, "--name", MACHINE, "--frozen"], env=variables, timeout=1800)
         process.run([mlvm, "kernel", "install", BOX, "--name", KERNEL, "--machine", MACHINE], env=variables)
         # On a busy host the agent answers before the guest has its address, and no kernel can start yet.
-        process.run([mlvm, "run", MACHINE, "--", *HAS_ADDRESS], env=variables, timeout=300)
+        _wait_for_address([mlvm, "run", MACHINE, "--", *HAS_ADDRESS], variables)
         yield home
     finally:
         process.run([mlvm, "destroy", "--yes", MACHINE], env=variables, timeout=300, check=False)
+
+
+def _wait_for_address(command: Sequence[process.Argument], variables: dict[str, str]) -> None:
+    for _ in range(60):
+        if process.run(command, env=variables, timeout=300, check=False).returncode == 0:
+            return
+        time.sleep(1)
+    raise MachineError("the guest has no address yet after a minute")
 
 
 @contextmanager
