@@ -32,10 +32,8 @@ class VirtioPort:
         self._changes.register(self.fd, select.EPOLLIN | select.EPOLLET)
 
     def wait(self) -> Wire:
-        """Return the wire once the host side is open."""
-        state = select.poll()
-        state.register(self.fd, select.POLLIN)
-        while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
+        """Return the wire once the host side is open, or has said something."""
+        while self._wire.hung_up() and not self._wire.arrived():
             self._changes.poll(5)
         return self._wire
 

@@ -94,17 +94,35 @@ class Wire:
             self._in += data
 
     def _check_gone(self) -> None:
-        """Raise Vanished unless the host side is open again, or never was closed."""
-        state = select.poll()
-        state.register(self.fd, select.POLLIN)
+        """Raise Vanished unless the host side is open again, or never was closed.
+
+        A port whose host side is closed also says that it can be read, for ever: only reading tells.
+        """
+        if not self._patience:
+            raise Vanished
         deadline = time.monotonic() + self._patience
-        while any(events & select.POLLHUP and not events & select.POLLIN for _, events in state.poll(0)):
+        while self.hung_up():
             if time.monotonic() >= deadline:
                 self._out.clear()
                 raise Vanished
             time.sleep(0.01)
-        if not self._patience:
-            raise Vanished
+            if self.arrived():
+                return
+
+    def hung_up(self) -> bool:
+        """Tell whether the host side is closed, as far as the driver knows."""
+        state = select.poll()
+        state.register(self.fd, select.POLLIN)
+        return any(events & select.POLLHUP for _, events in state.poll(0))
+
+    def arrived(self) -> bool:
+        """Read once, and tell whether there was anything."""
+        try:
+            data = os.read(self.fd, 65536)
+        except OSError:
+            return False
+        self._in += data
+        return bool(data)
 
     def take(self) -> Message | None:
         """Return the next whole message that has arrived, or None. Raises Replaced for a `hello`."""
