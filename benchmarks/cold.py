@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from queue import Empty
 
 from jupyter_client import BlockingKernelClient, KernelManager
 from jupyter_client.connect import write_connection_file
@@ -66,14 +67,20 @@ class Clock:
             self.sample[f"{name}_cpu"] = ticks / os.sysconf("SC_CLK_TCK")
 
 
-def first_cell(client: BlockingKernelClient) -> None:
-    """Run a cell in a kernel that is just starting."""
-    client.start_channels()
+def first_cell(client: BlockingKernelClient, ended: Callable[[], object]) -> None:
+    """Run a cell in a kernel that is just starting, and wait for its reply."""
+    client.start_channels(hb=False)
     try:
-        client.wait_for_ready(timeout=DEADLINE)
-        reply = client.execute_interactive(CELL, timeout=DEADLINE, output_hook=lambda _: None)
-        if reply["content"]["status"] != "ok":
-            raise SystemExit(f"the cell failed: {reply['content']}")
+        asked = client.execute(CELL)
+        began = time.monotonic()
+        while ended() is None and time.monotonic() - began < DEADLINE:
+            try:
+                reply = client.get_shell_msg(timeout=1)
+            except Empty:
+                continue
+            if reply["parent_header"].get("msg_id") == asked and reply["content"]["status"] == "ok":
+                return
+        raise SystemExit("the cell was not run")
     finally:
         client.stop_channels()
 
@@ -109,7 +116,7 @@ class Mlvm:
             clock.mark("reachable", pid)
             manager = KernelManager(kernel_name=MACHINE)
             manager.start_kernel()
-            first_cell(manager.client())
+            first_cell(manager.client(), lambda: None if manager.is_alive() else 1)
             clock.mark("cell", pid)
         finally:
             if (made := load(self.home, MACHINE)) is not None:
@@ -177,20 +184,16 @@ class Stock:
         run("mke2fs", "-q", "-t", "ext4", "-d", str(tree), str(self.disk), "4G")
 
     def sample(self) -> Sample:
-        """Boot a fresh copy of the disk, and run a cell in a kernel reached by ssh."""
+        """Boot the disk, changes thrown away, and run a cell in a kernel reached by ssh."""
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            overlay = scratch / "overlay.qcow2"
-            run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.disk), str(overlay))
             ssh_port, *local = free_ports(6)
             clock = Clock("stock")
-            qemu = stack.enter_context(
-                subprocess.Popen(self._command(overlay, ssh_port, scratch / "console.log"))
-            )
+            qemu = stack.enter_context(subprocess.Popen(self._command(ssh_port, scratch / "console.log")))
             stack.callback(qemu.kill)
             remote = dict(zip(PORTS, range(50001, 50006), strict=True))
             path, connection = write_connection_file(
-                str(scratch / "remote.json"), ip="127.0.0.1", key=os.urandom(16), **remote
+                str(scratch / "remote.json"), ip="127.0.0.1", key=os.urandom(16).hex().encode(), **remote
             )
             ssh = self._ssh(ssh_port)
             while subprocess.run([*ssh, "true"], capture_output=True, check=False).returncode:
@@ -211,7 +214,7 @@ class Stock:
             client = BlockingKernelClient()
             ports = dict(zip(PORTS, local, strict=True))
             client.load_connection_info({**connection, **ports})
-            first_cell(client)
+            first_cell(client, kernel.poll)
             clock.mark("cell", qemu.pid)
             return clock.sample
 
@@ -236,7 +239,7 @@ class Stock:
             "root@127.0.0.1",
         ]
 
-    def _command(self, overlay: Path, ssh_port: int, console: Path) -> list[str]:
+    def _command(self, ssh_port: int, console: Path) -> list[str]:
         boot = self.folder / "tree/boot"
         (kernel,) = boot.glob("vmlinuz-*")
         (initrd,) = boot.glob("initrd.img-*")
@@ -244,7 +247,7 @@ class Stock:
             f"qemu-system-x86_64 -nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi "
             f"-cpu max -smp 2 -m 1024M -kernel {kernel} -initrd {initrd} "
             f"-append 'root=/dev/vda rw console=ttyS0 quiet' "
-            f"-drive file={overlay},if=virtio,format=qcow2 -device virtio-rng-pci "
+            f"-drive file={self.disk},if=virtio,format=raw,snapshot=on -device virtio-rng-pci "
             f"-netdev user,id=n,hostfwd=tcp:127.0.0.1:{ssh_port}-:22 -device virtio-net-pci,netdev=n,romfile= "
             f"-serial file:{console}"
         )

@@ -18,8 +18,10 @@ from mlvm.events import Observer
 from mlvm.machine.guest import Guest
 
 #: What the host does before a stage begins that no other stage has ended for, and after the last.
-BEFORE = {"": "spec, lock, plan", "firmware": "disk, QEMU", "agent": "QEMU"}
+BEFORE = {"": "spec, lock, plan", "firmware": "plan, disk, QEMU", "agent": "QEMU"}
 AFTER = "introduction"
+#: Seconds too few for a row.
+NOTHING = 0.0005
 #: What the initramfs says, with the guest's clock.
 INITRAMFS = re.compile(r"mlvm: stacking the layers at ([\d.]+) s")
 #: The guest's clock: systemd's properties in the order they come to pass, and what each ends.
@@ -75,7 +77,7 @@ class Stopwatch(Observer):
         """Return the host's rows; what came last was telling the guest who it is."""
         began = any(row.stage == "agent" for row in self._rows)
         self._cut(AFTER if began else BEFORE[""])
-        return self._rows
+        return [row for row in self._rows if row.seconds >= NOTHING]
 
     def _cut(self, stage: str) -> None:
         """Give the time since the last cut to `stage`; a stage that another interrupted has one row."""
