@@ -136,11 +136,14 @@ def spawn(
 def feed(command: Sequence[Argument], *, env: Mapping[str, str] | None = None) -> Iterator[IO[bytes]]:
     """Run a program while the block writes what it reads, and wait for its end after the block.
 
-    Raises ProgramError as `run` does; when a program ends before it has read all, its own last words say why.
+    Raises ProgramError as `run` does; when a program ends before it has read all, its own last words say why. The
+    program dies with us: one that misses the end of what it reads (mkfs.erofs does) would look for it for ever.
     """
     argv = _with_program(command)
+    setpriv = find_program("setpriv")
+    mortal = [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else argv
     with tempfile.TemporaryFile() as said:
-        with spawn(argv, env=env, stdin=subprocess.PIPE, stdout=said, stderr=said) as child:
+        with spawn(mortal, env=env, stdin=subprocess.PIPE, stdout=said, stderr=said) as child:
             assert isinstance(child.stdin, io.BufferedWriter)
             with suppress(BrokenPipeError), io.BufferedWriter(child.stdin.detach(), FEED_BUFFER) as stream:
                 yield stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,3 +303,27 @@ def test_replace_self_loses_no_output() -> None:
     )
 
     assert (done.returncode, done.stdout) == (7, b"before\nafter\n")
+
+
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None, reason="needs setpriv, which every Linux with util-linux has"
+)
+def test_what_is_fed_dies_with_a_killed_feeder(tmp_path: Path) -> None:
+    deaf = "import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    feeder = (
+        "import sys\nfrom mlvm.process import feed\n"
+        "with feed([sys.executable, '-c', sys.argv[1], sys.argv[2]]) as stream: sys.stdin.read()"
+    )
+    told = tmp_path / "pid"
+    child = subprocess.Popen([sys.executable, "-c", feeder, deaf, str(told)], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    deadline = time.monotonic() + 30
+    while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pid = int(told.read_text())
+
+    child.kill()
+    child.wait()
+    child.stdin.close()
+
+    assert gone(pid)
