@@ -81,7 +81,10 @@ def renew(app: Any) -> None:
         words = [int.from_bytes(os.urandom(4), "little") for _ in range(8)]
         loaded["numpy.random"].seed(words)
     if "torch" in loaded:
-        loaded["torch"].seed()
+        # Not `torch.seed()`: it would note down, source lines and all, what to do should a GPU be asked for one day.
+        loaded["torch"].default_generator.seed()
+        if loaded["torch"].cuda.is_initialized():
+            loaded["torch"].cuda.seed_all()
     if "ssl" in loaded:
         loaded["ssl"].RAND_add(os.urandom(32), 32.0)
     if tempfile := loaded.get("tempfile"):

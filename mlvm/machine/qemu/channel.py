@@ -28,6 +28,8 @@ CHUNK = 48 * 1024
 
 #: Seconds within which a healthy agent answers, on a busy host under emulation.
 ANSWER = 30.0
+#: Seconds within which it begins what has to wait until a boot has settled; it waits a minute for that at most.
+SETTLED = 120.0
 FREE_PORT = 30.0
 
 Message = dict[str, Any]
@@ -283,7 +285,11 @@ class AgentGuest:
         """Start an ipykernel; its ports are chosen in the guest."""
         with self._explained("cannot start a kernel in the guest"):
             answer = self._ask(
-                "kernel_start", seconds=60, connection=dict(connection), env={**self._env, **env}, cwd=cwd
+                "kernel_start",
+                seconds=SETTLED,
+                connection=dict(connection),
+                env={**self._env, **env},
+                cwd=cwd,
             )
         return GuestKernelProcess(kernel_id=answer["kernel_id"], pid=answer["pid"], ports=answer["ports"])
 
@@ -322,7 +328,7 @@ class AgentGuest:
                 request["winsize"] = streams.winsize()
             session.send(request)
             with self._explained(words() if request["argv"] else "cannot run nothing"):
-                window = int(content(session.receive(ANSWER), key="window"))
+                window = int(content(session.receive(SETTLED), key="window"))
             return run_streams(session, streams, window=window, timeout=timeout)
 
     @staticmethod

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 
 from mlvm import process
@@ -38,7 +39,7 @@ class HostProbe:
 def probe_host() -> HostProbe:
     """Look at this host. Raises ProgramError when QEMU is missing or too old."""
     qemu = process.require_program(QEMU)
-    version = parse_version(process.run([qemu, "--version"], timeout=20).stdout.decode(errors="replace"))
+    version = _version_of(qemu, Path(qemu).stat().st_mtime_ns)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise ProgramError(
             f"QEMU {version} is too old: at least {OLDEST[0]}.{OLDEST[1]} is needed",
@@ -52,6 +53,12 @@ def probe_host() -> HostProbe:
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         boot_id=boot_id(),
     )
+
+
+@cache
+def _version_of(qemu: str, _changed: int) -> str:
+    """Return what a QEMU says of itself; it is asked once, until it is another file."""
+    return parse_version(process.run([qemu, "--version"], timeout=20).stdout.decode(errors="replace"))
 
 
 def parse_version(text: str) -> str:
