@@ -12,6 +12,7 @@ ports. So its memory can be copied to any number of machines, and nothing in it 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -29,6 +30,7 @@ from .cradle import Channel, renew, stay_in_touch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 #: Where the rehearsal speaks to its own process.
 REHEARSAL = "inproc://mlvm-rehearsal-"
 #: One cell with a value, one that prints, one that fails: what the three need is imported then.
@@ -57,8 +59,7 @@ class LateKernelApp(IPKernelApp):
 
     def admit(self, connection_file: str) -> None:
         """Take keys and ports from a connection file, and listen."""
-        self.connection_file = connection_file
-        self.load_connection_file()
+        self._take(connection_file)
         self.session.session = str(uuid.uuid4())
         self._in(self.shell_channel_thread.io_loop, self._open, self.shell_socket, self.shell_port)
         self._in(self.control_thread.io_loop, self._open, self.control_socket, self.control_port)
@@ -66,9 +67,25 @@ class LateKernelApp(IPKernelApp):
         self._in(self.iopub_thread.io_loop, self._open, self.iopub_thread.socket, self.iopub_port)
         self._open(self.stdin_socket, self.stdin_port)
         super().init_heartbeat()
-        names = ("shell", "iopub", "stdin", "hb", "control")
-        self._ports = {name: getattr(self, name + "_port") for name in names}
+        self._ports = {channel: getattr(self, channel + "_port") for channel in CHANNELS}
         self.kernel.record_ports({name + "_port": port for name, port in self._ports.items()})
+
+    def _take(self, connection_file: str) -> None:
+        """Take over what a connection file says.
+
+        `load_connection_file` would do, and would also run `ip` to learn which addresses are ours: half a second under
+        emulation.
+        """
+        self.connection_file = connection_file
+        with open(connection_file, encoding="utf-8") as stream:  # noqa: PTH123
+            told = json.load(stream)
+        for name in ("ip", "transport", *(f"{channel}_port" for channel in CHANNELS)):
+            setattr(self, name, told[name])
+        self.session.key = told["key"].encode()
+        self.session.signature_scheme = told.get("signature_scheme", self.session.signature_scheme)
+        if "curve_secretkey" in told:
+            self.curve_publickey = told["curve_publickey"].encode()
+            self.curve_secretkey = told["curve_secretkey"].encode()
 
     def _open(self, bare: Any, port: int) -> None:
         self._apply_curve_server_options(bare)

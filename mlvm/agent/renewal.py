@@ -11,8 +11,6 @@ import os
 import socket
 import struct
 
-from .wire import Message, decode
-
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
 SIOCSIFHWADDR = 0x8924
@@ -29,19 +27,16 @@ def add_entropy(seed: bytes) -> None:
         os.close(fd)
 
 
-def set_mac(interface: str, address: str) -> None:
-    """Give an interface another hardware address, and tell the network; virtio's may change while it is up."""
+def set_mac(interface: str, address: str | None) -> None:
+    """Give an interface another hardware address, if one is given, and tell the network.
+
+    virtio's may change while it is up. Errors are for the journal: a guest is itself without it, too.
+    """
+    if address is None:
+        return
     with open(f"/proc/sys/net/ipv4/conf/{interface}/arp_notify", "w") as notify:  # noqa: PTH123
         notify.write("1")
     octets = bytes.fromhex(address.replace(":", ""))
     request = struct.pack("16sH6s8x", interface.encode(), ETHERNET, octets)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFHWADDR, request)
-
-
-def renew(request: Message) -> None:
-    """Apply what there is of entropy (base64, 32 bytes or more) and mac."""
-    if "entropy" in request:
-        add_entropy(decode(request["entropy"]))
-    if "mac" in request:
-        set_mac("eth0", str(request["mac"]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import files, guest, kernels, ports, programs, renewal
 from .boot import Boot
-from .wire import Message, Replaced, Vanished, Wire
+from .wire import Message, Replaced, Vanished, Wire, decode
 from .world import VERSION, World
 
 if TYPE_CHECKING:
@@ -68,9 +68,14 @@ class Agent:
 
     def renew(self, request: Message) -> Message:
         """Become a guest of its own after a restore: entropy first, since everything else draws on it."""
-        renewal.renew(request)
+        if "entropy" in request:
+            renewal.add_entropy(decode(request["entropy"]))
+        # A new hardware address is mostly waiting in the guest kernel.
+        moving = threading.Thread(target=renewal.set_mac, args=("eth0", request.get("mac")))
+        moving.start()
         answer = guest.configure(self.world, request)
         self.kernels.renew()
+        moving.join()
         return answer
 
     def serve(self, port: Port) -> None:
