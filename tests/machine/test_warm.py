@@ -17,6 +17,7 @@ import pytest
 import zmq
 from jupyter_client import BlockingKernelClient
 
+from mlvm.errors import MachineError
 from mlvm.events import SILENT, Observer
 from mlvm.image.document import Image
 from mlvm.machine import create
@@ -29,6 +30,7 @@ from mlvm.machine.qemu.provider import QemuProvider
 from mlvm.machine.record import Record
 from mlvm.paths import Home
 from mlvm.project import Project
+from mlvm.spec.document import PortForward
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
@@ -328,6 +330,24 @@ def test_a_damaged_state_is_a_cold_start_with_a_reason(
         provider.destroy(record, observer=SILENT)
         subprocess.run(["rm", "-rf", folder], check=True)
         kept.rename(folder)
+
+
+def test_a_taken_port_is_not_the_states_fault(project: Project, image: Image, provider: QemuProvider) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        spec = replace(project.spec(), ports=(PortForward(guest=80, host=port),))
+        record = create.ensure(project.home, "taken", image=image, spec=spec, project=project.folder)
+        with pytest.raises(MachineError, match=f"port {port} of 127.0.0.1 cannot be forwarded"):
+            provider.start(record, image, observer=SILENT)
+    tape = Tape()
+
+    try:
+        guest = provider.start(record, image, observer=tape)
+
+        assert tape.stages == ["warm"]
+        assert guest.run(["hostname"]).stdout == b"taken\n"
+    finally:
+        provider.destroy(record, observer=SILENT)
 
 
 def test_another_shape_or_module_needs_another_state(project: Project, image: Image) -> None:

@@ -44,6 +44,14 @@ from mlvm.machine.record import Record
 SHUTDOWN = {Accelerator.KVM: 30.0, Accelerator.TCG: 60.0}
 
 
+#: In the mark of a fresh machine: its disk is a warm state's, so it must not boot from it.
+TAKEN = "taken"
+
+
+class _NoGoodError(MachineError):
+    """A warm state did not come up."""
+
+
 class QemuProvider:
     """Runs machines with QEMU (obeys `mlvm.machine.provider.Provider`).
 
@@ -162,8 +170,13 @@ class QemuProvider:
         launch = self._plan(record, image, observer)
         if resuming:
             self._resume(launch, observer)
-        elif not self._start_warm(launch, observer):
-            self._boot(launch, observer)
+            return
+        try:
+            if self._start_warm(launch, observer):
+                return
+        except _NoGoodError as failed:
+            observer.note(f"cold start: the warm state is no good, and is thrown away ({failed.message})")
+        self._boot(launch, observer)
 
     def _plan(self, record: Record, image: Image, observer: Observer) -> Launch:
         """Return what a start of the machine would be on this host."""
@@ -203,27 +216,31 @@ class QemuProvider:
         if found is None:
             observer.note(f"cold start, without a warm state: {why}")
             return False
-        try:
-            with stage(observer, "warm", record.name) as outcome:
-                warm.take_disk(found, record.folder / argv.OVERLAY)
+        with stage(observer, "warm", record.name) as outcome:
+            warm.take_disk(found, record.folder / argv.OVERLAY)
+            (record.folder / argv.FRESH).write_text(TAKEN)
+            with self._started(replace(launch, incoming=True, ram=found.ram), {}) as (run, monitor):
                 (record.folder / argv.FRESH).unlink()
-                with self._started(replace(launch, incoming=True, ram=found.ram), {}) as (run, monitor):
+                try:
                     warm.restore(found, monitor, record)
                     self._wait_ready(record, run, SILENT, first="agent", limits=warm.LIMITS)
                     self._introduce(record, run, launching.guest_of(record).renew)
-                outcome.append("its kernel waits")
-        except (MachineError, GuestError) as failed:
-            observer.note(f"cold start: the warm state is no good, and is thrown away ({failed.message})")
-            warm.discard(found)
-            (record.folder / argv.OVERLAY).unlink(missing_ok=True)
-            make_overlay(record.folder / argv.OVERLAY, size=record.shape.disk, tools=launch.image.tools)
-            return False
+                except (MachineError, GuestError) as failed:
+                    warm.discard(found)
+                    (record.folder / argv.FRESH).write_text(TAKEN)
+                    raise _NoGoodError(failed.message) from failed
+            outcome.append("its kernel waits")
         return True
 
     def _boot(self, launch: Launch, observer: Observer) -> None:
         """Boot from nothing."""
         record = launch.record
-        (record.folder / argv.FRESH).unlink(missing_ok=True)
+        fresh, overlay = record.folder / argv.FRESH, record.folder / argv.OVERLAY
+        if fresh.exists():
+            if fresh.read_text() == TAKEN:
+                overlay.unlink(missing_ok=True)
+                make_overlay(overlay, size=record.shape.disk, tools=launch.image.tools)
+            fresh.unlink()
         with self._started(launch, {}) as (run, _):
             self._wait_ready(record, run, observer, first="firmware")
             self._introduce(record, run, launching.guest_of(record).configure)
