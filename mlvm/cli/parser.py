@@ -213,6 +213,8 @@ def _machines(verbs: Any) -> None:
         if name == "destroy":
             verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
+    _snapshots(verbs)
+
     doctor = _verb(
         verbs,
         "doctor",
@@ -220,6 +222,30 @@ def _machines(verbs: Any) -> None:
         "check this host, and say the command that mends each fault",
     )
     doctor.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _snapshots(verbs: Any) -> None:
+    snapshot = _verb(
+        verbs,
+        "snapshot",
+        "mlvm.cli.snapshots:show",
+        "keep a running machine, RAM and disk, and go back to it",
+    )
+    actions = snapshot.add_subparsers(title="actions", metavar="ACTION", required=True, parser_class=Parser)
+    for name, text in (
+        ("save", "keep the machine as it is now; it goes on running"),
+        ("restore", "go back to a snapshot; what has happened since is lost"),
+        ("list", "show a machine's snapshots"),
+        ("delete", "remove a snapshot; the machine stays as it is"),
+    ):
+        function = "show" if name == "list" else name
+        action = _verb(actions, name, f"mlvm.cli.snapshots:{function}", text)
+        if name == "list":
+            action.add_argument("--json", action="store_true", help="as JSON")
+        else:
+            action.add_argument("snapshot", metavar="SNAPSHOT")
+            _progress(action)
+        action.add_argument("--machine", metavar="NAME", help="the machine (default: the one meant here)")
 
 
 def _kernels(verbs: Any) -> None:

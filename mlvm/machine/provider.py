@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,6 +39,15 @@ class Condition:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A machine as it was, RAM and disk; `size` in bytes on the host's disk."""
+
+    name: str
+    made: datetime
+    size: int
+
+
 class Provider(Protocol):
     """Runs machines. One object serves all machines of its kind."""
 
@@ -63,6 +73,18 @@ class Provider(Protocol):
 
     def suspend(self, record: Record, *, observer: Observer) -> None:
         """Save RAM and devices to disk and end the process; the next `start` goes on from there."""
+
+    def snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
+        """Keep a running machine, RAM and disk, under a name; it goes on running."""
+
+    def go_back(self, record: Record, image: Image, name: str, *, observer: Observer) -> Guest:
+        """Go back to a snapshot, any number of times; return the guest, ready. Raises MachineError, nothing lost."""
+
+    def snapshots(self, record: Record) -> list[Snapshot]:
+        """Return a machine's snapshots, oldest first."""
+
+    def forget_snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
+        """Remove a snapshot; the machine stays as it is."""
 
     def destroy(self, record: Record, *, observer: Observer) -> None:
         """Stop by force and remove everything of the machine."""

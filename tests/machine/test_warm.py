@@ -286,6 +286,42 @@ def test_ten_days_of_sleep_fire_nothing_in_a_burst(
     assert before <= int("".join(printed)) <= before + passed / 0.5 + 4
 
 
+def test_a_snapshot_is_gone_back_to_as_often_as_wanted(
+    copies: list[Record], image: Image, provider: QemuProvider
+) -> None:
+    """Kernel, variables and files are as they were; the frontend's own connection goes on."""
+    record, other = copies
+    guest = provider.guest(record)
+    notebook = Notebook(provider, record)
+    notebook.run("x = 1; import random")
+    guest.put("/home/mlvm/file", b"before")
+    provider.snapshot(record, "before", observer=SILENT)
+    drawn = set()
+
+    for _ in range(2):
+        notebook.run("x = 2")
+        guest.put("/home/mlvm/file", b"after")
+        guest = provider.go_back(record, image, "before", observer=SILENT)
+
+        assert notebook.run("x") == "1"
+        assert guest.get("/home/mlvm/file") == b"before"
+        drawn.add(notebook.run("random.random()"))
+
+    assert len(drawn) == 2
+    assert [one.name for one in provider.snapshots(record)] == ["before"]
+    assert provider.snapshots(other) == []
+    with pytest.raises(MachineError, match="has a snapshot `before` already"):
+        provider.snapshot(record, "before", observer=SILENT)
+    with pytest.raises(MachineError, match="has no snapshot `never`"):
+        provider.go_back(record, image, "never", observer=SILENT)
+    assert provider.guest(record).get("/home/mlvm/file") == b"before"
+    provider.stop(record, observer=SILENT)
+    assert provider.go_back(record, image, "before", observer=SILENT).get("/home/mlvm/file") == b"before"
+    provider.forget_snapshot(record, "before", observer=SILENT)
+    assert provider.snapshots(record) == []
+    notebook.close()
+
+
 def test_a_machine_with_a_history_boots_and_keeps_its_disk(
     copies: list[Record], image: Image, provider: QemuProvider
 ) -> None:

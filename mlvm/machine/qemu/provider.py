@@ -19,7 +19,7 @@ from mlvm.errors import GuestError, MachineError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.image.document import Image
 from mlvm.image.overlay import make_overlay
-from mlvm.machine.provider import Condition, State
+from mlvm.machine.provider import Condition, Snapshot, State
 from mlvm.machine.qemu import (
     accelerator,
     argv,
@@ -31,6 +31,7 @@ from mlvm.machine.qemu import (
     ready,
     run_record,
     saved,
+    snapshots,
     state,
     warm,
 )
@@ -110,7 +111,7 @@ class QemuProvider:
             if run is not None and run.ready:
                 self._shut_down(record, run, observer)
             self._end(record)
-            saved.forget(record)
+            saved.forget(record.folder)
 
     def suspend(self, record: Record, *, observer: Observer) -> None:
         """Save RAM and devices to disk and end the process; the next `start` goes on from there."""
@@ -120,8 +121,34 @@ class QemuProvider:
             run = self._require_running(record, "suspend")
             with qmp.connect(launching.monitor_socket(record)) as monitor:
                 run = replace(run, ports=forward.rules(monitor))
-                saved.save(record, run, monitor)
+                saved.save(record.folder, run, monitor, f"cannot save machine `{record.name}`")
             self._end(record)
+
+    def snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
+        """Keep a running machine, RAM and disk, under a name; it goes on running."""
+        with hold(record, observer):
+            run = self._require_running(record, "take a snapshot of")
+            with qmp.connect(launching.monitor_socket(record)) as monitor:
+                run = replace(run, ports=forward.rules(monitor))
+                snapshots.save(record, run, monitor, name)
+
+    def go_back(self, record: Record, image: Image, name: str, *, observer: Observer) -> AgentGuest:
+        """Go back to a snapshot, whatever the machine does now; return its guest, ready."""
+        with hold(record, observer):
+            folder = snapshots.require(record, name)
+            _check_fits(self._plan(record, image, observer), saved.load_key(record, folder))
+            self._end(record)
+            snapshots.put_back(record, name)
+        return self.start(record, image, observer=observer)
+
+    def snapshots(self, record: Record) -> list[Snapshot]:
+        """Return a machine's snapshots, oldest first."""
+        return snapshots.of(record)
+
+    def forget_snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
+        """Remove a snapshot; the machine stays as it is."""
+        with hold(record, observer):
+            snapshots.delete(record, name)
 
     def destroy(self, record: Record, *, observer: Observer) -> None:
         """Stop by force and remove everything of the machine."""
@@ -194,13 +221,7 @@ class QemuProvider:
         """Go on from where the machine was suspended."""
         record = launch.record
         kept = saved.load_key(record)
-        saved.check_fits(
-            record,
-            kept,
-            qemu_version=launch.host.qemu_version,
-            accelerator=launch.accelerator.value,
-            command=launching.digest(launch),
-        )
+        _check_fits(launch, kept)
         with self._started(replace(launch, incoming=True), kept) as (run, monitor):
             saved.restore(record, monitor)
             self._wait_ready(record, run, observer, first="agent")
@@ -342,6 +363,17 @@ def _forward_all(record: Record, monitor: qmp.Monitor, kept: Mapping[str, object
         if guest_port != 22 and host_port not in {port.host for port in record.ports}:
             forward.add_like(monitor, guest_port, wanted=host_port)
     return ssh
+
+
+def _check_fits(launch: Launch, kept: dict[str, object]) -> None:
+    """Raise MachineError unless a saved state fits a launch."""
+    saved.check_fits(
+        launch.record,
+        kept,
+        qemu_version=launch.host.qemu_version,
+        accelerator=launch.accelerator.value,
+        command=launching.digest(launch),
+    )
 
 
 def _machine_id(record: Record) -> str:

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from mlvm import files
@@ -27,36 +28,45 @@ DEADLINE = 600.0
 BANDWIDTH = 16 * 1024**3
 
 
-def exists(record: Record) -> bool:
-    """Tell whether the machine is suspended."""
-    return (record.folder / STATE).exists()
+def exists(folder: Path) -> bool:
+    """Tell whether there is a saved state in a folder."""
+    return (folder / STATE).exists()
 
 
-def forget(record: Record) -> None:
+def forget(folder: Path) -> None:
     """Throw the saved state away."""
-    (record.folder / STATE).unlink(missing_ok=True)
-    (record.folder / KEY).unlink(missing_ok=True)
+    (folder / STATE).unlink(missing_ok=True)
+    (folder / KEY).unlink(missing_ok=True)
 
 
-def save(record: Record, run: Run, monitor: Monitor) -> None:
+def save(folder: Path, run: Run, monitor: Monitor, what: str) -> None:
     """Stop the guest and write its RAM and devices; on failure it goes on running."""
     monitor.execute("stop")
     try:
-        with files.writing(record.folder / STATE, mode=0o600) as stream:
-            send(stream, monitor, f"cannot save machine `{record.name}`")
+        with files.writing(folder / STATE, mode=0o600) as stream:
+            send(stream, monitor, what)
             key = {name: getattr(run, name) for name in ("qemu_version", "accelerator", "command")}
             document = {**key, "ssh_port": run.ssh_port, "ports": run.ports}
-            files.write_whole(record.folder / KEY, json.dumps(document) + "\n", mode=0o600)
+            files.write_whole(folder / KEY, json.dumps(document) + "\n", mode=0o600)
     except BaseException:
         with suppress(MachineError):
             monitor.execute("cont")
         raise
 
 
-def load_key(record: Record) -> dict[str, object]:
-    """Return what the saved state was made with. Raises MachineError when it cannot be read."""
+def take_over(source: Path, folder: Path) -> None:
+    """Give a folder the saved state of another; neither is ever written to, so both name the same bytes."""
+    (folder / KEY).hardlink_to(source / KEY)
+    (folder / STATE).hardlink_to(source / STATE)
+
+
+def load_key(record: Record, folder: Path | None = None) -> dict[str, object]:
+    """Return what the saved state (in `folder`, or the machine's own) was made with.
+
+    Raises MachineError when it cannot be read.
+    """
     try:
-        document: dict[str, object] = json.loads((record.folder / KEY).read_text())
+        document: dict[str, object] = json.loads(((folder or record.folder) / KEY).read_text())
     except (OSError, ValueError) as broken:
         raise _unusable(record, str(broken)) from None
     return document
@@ -76,8 +86,9 @@ def check_fits(record: Record, key: dict[str, object], **now: str) -> None:
 
 def restore(record: Record, monitor: Monitor) -> None:
     """Read the state into a QEMU that waits for it, and let the guest go on."""
-    with (record.folder / STATE).open("rb") as stream:
-        receive(stream, monitor, f"cannot resume machine `{record.name}`", before=lambda: forget(record))
+    folder = record.folder
+    with (folder / STATE).open("rb") as stream:
+        receive(stream, monitor, f"cannot resume machine `{record.name}`", before=lambda: forget(folder))
 
 
 def send(stream: IO[bytes], monitor: Monitor, what: str, *, ram: bool = True) -> None:

@@ -54,7 +54,7 @@ def _without_process(record: Record, reasons: tuple[str, ...]) -> Condition:
         return Condition(
             state=State.BROKEN, reasons=(f"its disk `{record.folder / OVERLAY}` is gone", *reasons)
         )
-    if saved.exists(record):
+    if saved.exists(record.folder):
         return Condition(state=State.SUSPENDED, reasons=reasons)
     return Condition(state=State.STOPPED, reasons=reasons)
 
