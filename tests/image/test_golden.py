@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from mlvm.image.build import build
-from mlvm.image.settings import FILES, MASKED, MASKED_GENERATORS
+from mlvm.image.settings import FILES, LINKS, MASKED, MASKED_GENERATORS
 from mlvm.image.system_layer import LEFT_OUT
 from mlvm.image.tools import Tools
 from mlvm.image.tree import SOURCE_DATE
@@ -76,7 +76,12 @@ ALLOWED = (
     Allowed(paths=r"etc/ld\.so\.cache", why="laid out differently; read as ldconfig reads it below"),
     Allowed(paths=r"etc/ssh/ssh_host_.*", why="a machine's own keys come at its first boot"),
     Allowed(paths="|".join(map(re.escape, FILES)), why="our settings"),
-    Allowed(paths=r"etc/systemd/journald\.conf\.d|etc/systemd/system-generators", why="folders of settings"),
+    Allowed(paths="|".join(map(re.escape, LINKS)), why="what somebody calls need not start at boot"),
+    Allowed(
+        paths=r"etc/systemd/(journald\.conf\.d|system-generators|system/systemd-[\w-]+\.(service|socket)\.d)",
+        why="folders of settings",
+    ),
+    Allowed(paths=r"etc/systemd/system/sockets\.target\.wants/ssh\.socket", why="sshd starts with a client"),
     Allowed(paths=r"etc/apt/sources\.list", why="the archives of the lock"),
     Allowed(paths=r"etc/default/locale", why="of our locale.conf", releases=("bookworm",)),
     Allowed(paths=r"home/mlvm(/.*)?|etc/sudoers\.d/mlvm|etc/sub[ug]id", why="the person's account"),
@@ -91,9 +96,7 @@ ALLOWED = (
         why="our network is systemd-networkd's",
     ),
     Allowed(paths=r"etc/systemd/(system|user)/[^/]+\.wants", why="folders for units enabled or not"),
-    Allowed(
-        paths=r"etc/systemd/system/sshd\.service", why="the alias of ssh.service, which the agent starts"
-    ),
+    Allowed(paths=r"etc/systemd/system/sshd\.service", why="the alias of ssh.service, which nobody enables"),
     Allowed(
         paths=r"etc/systemd/system/multi-user\.target\.wants/remote-fs\.target",
         why="by its place in /usr, not through /lib",
