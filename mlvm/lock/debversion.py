@@ -28,7 +28,8 @@ def _parts(text: str) -> tuple[Part, ...]:
     parts: list[Part] = [
         ((*map(_rank, letters), 0), int(digits or 0)) for letters, digits in re.findall(r"(\D*)(\d*)", text)
     ]
-    while parts and parts[-1] == END:
+    # The first part may be that of nothing, "", and still be followed by others: every text has one.
+    while len(parts) > 1 and parts[-1] == END:
         parts.pop()
     return (*parts, END)
 

@@ -85,7 +85,7 @@ def test_cells_run_in_the_guest(manager: KernelManager, provider: Provider, mach
     assert nodename == MACHINE
     assert release != os.uname().release
     assert "mlvm.layers=" in cmdline
-    assert b"ipykernel_launcher" in told
+    assert b"/usr/lib/mlvm/agent/" in told
 
 
 def test_interrupt_restart_and_death(

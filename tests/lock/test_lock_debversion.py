@@ -39,6 +39,10 @@ def test_no_revision_is_revision_zero() -> None:
     assert version_key("1.0") == version_key("1.0-0")
 
 
+def test_a_tilde_after_a_zero_sorts_before_no_revision_at_all() -> None:
+    assert version_key("1-0~") < version_key("1") < version_key("1-0.1")
+
+
 versions = st.builds(
     "{}{}{}".format,
     st.sampled_from(["", "0:", "1:"]),
@@ -48,7 +52,7 @@ versions = st.builds(
 
 
 @pytest.mark.skipif(shutil.which("dpkg") is None, reason="needs dpkg")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(versions, versions)
 def test_as_dpkg_orders_them(one: str, two: str) -> None:
     if one.endswith("-") or two.endswith("-"):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.boot
 def monitor_socket(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "qmp.sock"
     idle = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-S"]
-    with subprocess.Popen([*idle, *monitor_args(path), *network_args("user")]) as qemu:
+    with subprocess.Popen([*idle, *monitor_args(path), *network_args("user", "52:54:00:00:00:01")]) as qemu:
         while not path.exists():
             assert qemu.poll() is None
             time.sleep(0.01)
