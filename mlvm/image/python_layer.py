@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -44,6 +45,11 @@ class _File:
     mode: int
 
 
+#: Modules that get bytecode. Packages' own tests are a third of all code and hardly ever imported: whoever runs them
+#: compiles them then.
+COMPILED = re.compile(r".*/site-packages/(?!(.*/)?tests?/).*\.py")
+
+
 def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: Compiler) -> Tree:
     """Return the tree of the Python layer; its bytes stay in the wheels, which `open_wheels` closes.
 
@@ -60,7 +66,7 @@ def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: C
         wheel = Wheel(path, name=f"{package.name} {package.version}")
         open_wheels.callback(wheel.close)
         placed = install(tree, wheel, python)
-        modules[digest] = [path for path in placed if path.endswith(".py") and "/site-packages/" in path]
+        modules[digest] = [path for path in placed if COMPILED.fullmatch(path)]
     compiler.add_wheels(tree, modules)
     _environment(tree, python)
     tree.add_parents(owner=USER.uid, group=USER.gid)
