@@ -6,7 +6,6 @@ together and decides what is missing. It reads like the recipe that it is: look 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,15 +143,15 @@ class Project:
         it has started. Without `warm`, or with `MLVM_WARM=off` in the environment, neither.
         """
         from mlvm.machine.create import ensure  # noqa: PLC0415
+        from mlvm.machine.provider import warm_allowed  # noqa: PLC0415
         from mlvm.machine.table import provider_for  # noqa: PLC0415
 
-        warm = warm and os.environ.get("MLVM_WARM", "on") != "off"
         spec = self.spec()
         image = self.build(frozen=frozen, observer=observer)
         record = ensure(self.home, name or spec.name, image=image, spec=spec, project=self.folder)
         provider = provider_for(record, warm=warm)
         provider.start(record, image, observer=observer)
-        if warm and not provider.has_warm(record, image):
+        if warm and warm_allowed() and not provider.has_warm(record, image):
             background.make_warm(self.folder, record, observer=observer)
         return record
 

@@ -7,6 +7,7 @@ in the guest has answered; after any error the next `start` works or says why it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +47,11 @@ class Snapshot:
     name: str
     made: datetime
     size: int
+
+
+def warm_allowed() -> bool:
+    """Tell whether warm states may be used and made: not with `MLVM_WARM=off` in the environment."""
+    return os.environ.get("MLVM_WARM", "on") != "off"
 
 
 class Provider(Protocol):

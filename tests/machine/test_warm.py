@@ -46,6 +46,14 @@ DAY = 24 * 3600.0
 PYTHON = "/opt/mlvm/venv/bin/python"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def allowed(chain_home: Home) -> Iterator[None]:
+    """Switch on what this home switches off for other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLVM_WARM", "on")
+        yield
+
+
 class Tape(Observer):
     """Keeps what it hears."""
 

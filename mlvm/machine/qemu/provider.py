@@ -19,7 +19,7 @@ from mlvm.errors import GuestError, MachineError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.image.document import Image
 from mlvm.image.overlay import make_overlay
-from mlvm.machine.provider import Condition, Snapshot, State
+from mlvm.machine.provider import Condition, Snapshot, State, warm_allowed
 from mlvm.machine.qemu import (
     accelerator,
     argv,
@@ -231,7 +231,7 @@ class QemuProvider:
     def _start_warm(self, launch: Launch, observer: Observer) -> bool:
         """Go on from the warm state that fits a fresh machine; return whether that was possible."""
         record = launch.record
-        if not self._warm or not (record.folder / argv.FRESH).exists():
+        if not (self._warm and warm_allowed()) or not (record.folder / argv.FRESH).exists():
             return False
         found, why = warm.find(launch)
         if found is None:
