@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from contextlib import suppress
 
 from .wire import Message
@@ -29,6 +30,8 @@ LOG_LIMIT = 64 * 1024
 PACKET = 1 << 20
 #: Seconds in which a kernel that is there answers; one that must be forked or started first may need the second.
 ANSWER, BIRTH = 30.0, 120.0
+#: Seconds that a restored guest waits for its kernels to draw new random numbers.
+RENEWAL = 3.0
 #: Seconds in which a nursery imports everything. Under emulation a large framework takes a minute.
 IMPORTS = 600.0
 #: Variables that a process reads when it starts: to set them later would be too late.
@@ -54,7 +57,6 @@ class Kernel:
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self.channel = channel
-        self.guard = threading.Lock()
         self.ended = threading.Event()
         self.code: int | None = None
         self.folder = ""
@@ -69,14 +71,18 @@ class Kernel:
                 os.unlink(os.path.join(self.folder, "connection.json"))
                 os.rmdir(self.folder)
 
-    def ask(self, message: Message, seconds: float) -> Message:
-        """Send a request down the channel and return the answer. Raises OSError with words for a person."""
-        with self.guard:
-            try:
-                self.channel.send(json.dumps(message).encode())
-                return receive(self.channel, seconds)
-            except OSError as gone:
-                raise OSError(f"the kernel process does not answer: {gone}") from gone
+    def tell(self, message: Message) -> None:
+        """Send a message down the channel; what it still had to say to an earlier one is thrown away."""
+        with suppress(OSError):
+            while self.channel.recv(PACKET, socket.MSG_DONTWAIT):
+                pass
+        with suppress(OSError):
+            self.channel.send(json.dumps(message).encode())
+
+    def hear(self, seconds: float) -> None:
+        """Wait for an answer, but not longer."""
+        with suppress(OSError):
+            receive(self.channel, seconds)
 
 
 class Nursery:
@@ -85,8 +91,9 @@ class Nursery:
     def __init__(self, world: World, modules: list[str], env: dict[str, str]) -> None:
         self.env = env
         self._births = threading.Lock()
-        self._born: list[int] = []
-        self._changed = threading.Condition()
+        #: Who is being born, until it has a process id.
+        self._unborn: Kernel | None = None
+        self._born = threading.Event()
         self._children: dict[int, Kernel] = {}
         who = account(world.user)
         self._channel, theirs = channel_pair()
@@ -120,12 +127,11 @@ class Nursery:
         """Fork a kernel that gets itself ready; it writes to descriptor `log`."""
         ours, theirs = channel_pair()
         with self._births, theirs:
+            self._born.clear()
+            kernel = self._unborn = Kernel(0, ours)
             socket.send_fds(self._channel, [b'{"fork": true}'], [theirs.fileno(), log])
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._born, BIRTH):
-                    raise OSError("the nursery forks no kernel")
-                pid = self._born.pop()
-                kernel = self._children[pid] = Kernel(pid, ours)
+            if not self._born.wait(BIRTH):
+                raise OSError("the nursery forks no kernel")
         return kernel
 
     def imports(self, modules: list[str]) -> None:
@@ -135,12 +141,11 @@ class Nursery:
     def _listen(self) -> None:
         while data := self._channel.recv(PACKET):
             message = json.loads(data)
-            with self._changed:
-                if "born" in message:
-                    self._born.append(message["born"])
-                    self._changed.notify_all()
-                    continue
-            if kernel := self._children.pop(message["ended"], None):
+            if "born" in message and self._unborn is not None:
+                self._unborn.pid = message["born"]
+                self._children[self._unborn.pid] = self._unborn  # before anybody hears of its end
+                self._born.set()
+            elif kernel := self._children.pop(message.get("ended"), None):
                 kernel.end(message["code"])
         for kernel in self._children.values():  # nobody can tell how they end any more
             kernel.end(-signal.SIGKILL)
@@ -171,11 +176,16 @@ class Kernels:
         return {"pid": kernel.pid}
 
     def renew(self) -> None:
-        """Tell every kernel that this machine is a copy now. One that cannot hear it is left alone."""
-        for kernel in list(self._kernels.values()):
-            if not kernel.ended.is_set():
-                with suppress(OSError):
-                    kernel.ask({"renew": True}, ANSWER)
+        """Tell every kernel that this machine is a copy now, and wait a little.
+
+        One that is busy with something that is no Python hears it when it comes back to that.
+        """
+        living = [kernel for kernel in self._kernels.values() if not kernel.ended.is_set()]
+        for kernel in living:
+            kernel.tell({"renew": True})
+        deadline = time.monotonic() + RENEWAL
+        for kernel in living:
+            kernel.hear(max(0.0, deadline - time.monotonic()))
 
     def start(self, request: Message) -> Message:
         """Start an ipykernel that serves the connection asked for, on ports chosen here."""
