@@ -369,7 +369,7 @@ def test_a_damaged_state_is_a_cold_start_with_a_reason(
         assert guest.run(["hostname"]).stdout == b"damaged\n"
         assert len([note for note in tape.notes if note.startswith("cold start")]) == 1
         assert "\n" not in tape.notes[-1]
-        assert tape.stages[-1] == "agent"
+        assert "init" in tape.stages
     finally:
         provider.destroy(record, observer=SILENT)
         subprocess.run(["rm", "-rf", folder], check=True)
