@@ -39,7 +39,7 @@ def make_warm(project: Path, record: Record, *, observer: Observer) -> None:
         str(project),
     ]
     process.start_detached(["nice", "-n", "19", *command], log_file=log)
-    observer.note("a warm state is being made in the background: the next fresh machine starts in a second")
+    observer.note("a warm state is being made in the background: the next fresh machine starts warm")
 
 
 def log_of(home: Home) -> Path:

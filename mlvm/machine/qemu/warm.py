@@ -166,7 +166,10 @@ def _make(launch: Launch, folder: Path, key: str, observer: Observer) -> None:
                 saved.send(stream, monitor, "cannot save the warm state", ram=False)
     (record.folder / OVERLAY).rename(folder / OVERLAY)
     files.remove_tree(work)
-    for name in (RAM, DEVICES, OVERLAY):
+    for name in (
+        DEVICES,
+        OVERLAY,
+    ):  # not the RAM: QEMU before 8.2 maps privately only what it may open for writing
         (folder / name).chmod(0o400)
     document = {
         "version": VERSION,
