@@ -1,132 +1,33 @@
 """The host's end of the control channel: the agent of a running machine as a `Guest`.
 
-Eight ports, each for one client at a time: a call takes the file lock of a free one, connects, says hello
-with a nonce, and throws away everything before the greeting that carries it. So whatever a killed client left
-behind on the port harms nobody. Every answer has a deadline, and a long stream has a heartbeat: a silent
-program may run for days, a silent agent is an error within a minute.
+Eight ports, each for one client at a time: a call takes the file lock of a free one, connects and says hello (see
+`session`). Every answer has a deadline, and a long stream has a heartbeat: a silent program may run for days, a silent
+agent is an error within a minute.
 """
 
 from __future__ import annotations
 
 import binascii
-import json
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from mlvm import files
 from mlvm.errors import GuestError
-from mlvm.machine.guest import Finished, GuestKernelProcess
-from mlvm.machine.qemu.stream import BytesInput, Streams, run_streams
+from mlvm.machine.guest import Finished, GuestKernelProcess, WaitingKernel
+from mlvm.machine.session import ANSWER, Message, Session, content
+from mlvm.machine.stream import BytesInput, Streams, run_streams
 
 PORTS = 8
 CHUNK = 48 * 1024
 
-#: Seconds within which a healthy agent answers, on a busy host under emulation.
-ANSWER = 30.0
 #: Seconds within which it begins what has to wait until a boot has settled; it waits a minute for that at most.
 SETTLED = 120.0
 FREE_PORT = 30.0
-
-Message = dict[str, Any]
-
-
-class Session:
-    """One conversation with the agent, after its greeting."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self._buffer = bytearray()
-        self.greeting: Message = {}
-
-    def fileno(self) -> int:
-        """Let select wait for us."""
-        return self.connection.fileno()
-
-    def hello(self) -> str:
-        """Announce ourselves and return the nonce the greeting must carry."""
-        nonce = secrets.token_hex(8)
-        self._send_bytes(b"\n" + _line({"op": "hello", "nonce": nonce}), seconds=ANSWER)
-        return nonce
-
-    def take_greeting(self, nonce: str) -> bool:
-        """Look for our greeting in what has arrived; everything else belongs to somebody before us."""
-        while (message := self._next()) is not None:
-            if message.get("hello") == nonce:
-                self.greeting = message
-                return True
-        return False
-
-    def greet(self, seconds: float) -> None:
-        """Say hello and wait for the answer to it."""
-        nonce = self.hello()
-        deadline = time.monotonic() + seconds
-        while not self.take_greeting(nonce):
-            self.fill(deadline - time.monotonic())
-
-    def ask(self, op: str, *, seconds: float = ANSWER, **fields: object) -> Any:
-        """Send a request and return the answer's content. Raises GuestError with the agent's reason."""
-        self.send({"op": op, **fields})
-        return self.answer(seconds)
-
-    def answer(self, seconds: float = ANSWER) -> Any:
-        """Return the content of the next answer."""
-        return content(self.receive(seconds))
-
-    def send(self, message: Message) -> None:
-        """Send one message."""
-        self._send_bytes(_line(message), seconds=2 * ANSWER)
-
-    def receive(self, seconds: float) -> Message:
-        """Return the next message, within `seconds`."""
-        deadline = time.monotonic() + seconds
-        while (message := self._next()) is None:
-            self.fill(deadline - time.monotonic())
-        return message
-
-    def take(self) -> Message | None:
-        """Return a message that has arrived whole, if there is one."""
-        return self._next()
-
-    def fill(self, seconds: float) -> None:
-        """Wait for bytes. Raises GuestError after `seconds` or when the machine is gone."""
-        try:
-            self.connection.settimeout(max(seconds, 0.001))
-            data = self.connection.recv(256 * 1024)
-        except TimeoutError:
-            raise GuestError("the guest does not answer", hint="`mlvm console` shows what it says") from None
-        except OSError as gone:
-            raise _gone() from gone
-        if not data:
-            raise _gone()
-        self._buffer += data
-
-    def _next(self) -> Message | None:
-        while (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            try:
-                message = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(message, dict):
-                return message
-        return None
-
-    def _send_bytes(self, data: bytes, *, seconds: float) -> None:
-        try:
-            self.connection.settimeout(seconds)
-            self.connection.sendall(data)
-        except TimeoutError:
-            raise GuestError(
-                "the guest takes no more data", hint="`mlvm console` shows what it says"
-            ) from None
-        except OSError as gone:
-            raise _gone() from gone
 
 
 class Channel:
@@ -193,15 +94,20 @@ class AgentGuest:
 
     def configure(self, **settings: Any) -> dict[str, object]:
         """Make the guest the machine it is: hostname, machine_id, ssh_host_key, authorized_key, time."""
-        with self.channel.session() as session:
-            answer: dict[str, object] = session.ask("configure", **settings)
-            return answer
+        answer: dict[str, object] = self._ask("configure", **settings)
+        return answer
 
     def renew(self, **settings: Any) -> dict[str, object]:
-        """Make a copy a machine of its own: fresh entropy, then whatever `configure` takes, and mac."""
+        """Make a copy a machine of its own: fresh entropy, then whatever `configure` takes, mac, and shares."""
+        with self.renewing(**settings) as answer:
+            pass
+        told: dict[str, object] = answer()
+        return told
+
+    def renewing(self, **settings: Any) -> AbstractContextManager[Callable[[], Any]]:
+        """Renew during the block; at its end the guest is itself, and what it said can be asked for."""
         entropy = _encode(secrets.token_bytes(64))
-        answer: dict[str, object] = self._ask("renew", seconds=2 * ANSWER, entropy=entropy, **settings)
-        return answer
+        return self._asked({"op": "renew", "entropy": entropy, **settings}, 2 * ANSWER)
 
     def prepare_kernel(self, modules: Sequence[str]) -> int:
         """Import `modules` in the guest and have a kernel ready; return its process id when it waits."""
@@ -211,8 +117,20 @@ class AgentGuest:
 
     def set_clock(self) -> float:
         """Set the guest's clock to ours; return by how many seconds it was wrong."""
-        with self.channel.session() as session:
-            return float(session.ask("clock", time=time.time()))
+        return float(self._ask("clock", time=time.time()))
+
+    def share(self, shares: Sequence[Mapping[str, object]]) -> None:
+        """Begin to mount these folders (number, at, write), and to unmount all others."""
+        self._ask("share", shares=list(shares))
+
+    def reset_shares(self) -> None:
+        """End what is left of connections to a server of shared folders that is gone."""
+        self._ask("share_reset")
+
+    def share_status(self) -> dict[str, Any]:
+        """Return which shared folders are mounted (place -> number), and why others are not."""
+        answer: dict[str, Any] = self._ask("share_status", seconds=SETTLED)
+        return answer
 
     def sync(self) -> None:
         """Write everything the guest has cached to its disk."""
@@ -269,20 +187,19 @@ class AgentGuest:
 
     def get(self, path: str) -> bytes:
         """Read a file of the guest."""
-        content_so_far = bytearray()
         with self._explained(f"cannot read `{path}` in the guest"), self.channel.session() as session:
-            session.send({"op": "get", "path": path})
-            while "data" in (message := session.receive(2 * ANSWER)):
-                content_so_far += binascii.a2b_base64(message["data"])
-            size = content(message)
-        if size != len(content_so_far):
-            raise GuestError(f"`{path}` arrived incomplete: {len(content_so_far)} of {size} bytes")
-        return bytes(content_so_far)
+            return _file(session, path, 2 * ANSWER)
+
+    def read(self, *paths: str, seconds: float) -> list[bytes]:
+        """Read several small files in one session, waiting at most `seconds` for each step of it."""
+        with self.channel.connect(seconds) as session:
+            session.greet(seconds)
+            return [_file(session, path, seconds) for path in paths]
 
     def start_kernel(
-        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None
+        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None, claim: str = ""
     ) -> GuestKernelProcess:
-        """Start an ipykernel; its ports are chosen in the guest."""
+        """Start an ipykernel, or claim one that a fork brought along; its ports are chosen in the guest."""
         with self._explained("cannot start a kernel in the guest"):
             answer = self._ask(
                 "kernel_start",
@@ -290,13 +207,38 @@ class AgentGuest:
                 connection=dict(connection),
                 env={**self._env, **env},
                 cwd=cwd,
+                claim=claim,
             )
-        return GuestKernelProcess(kernel_id=answer["kernel_id"], pid=answer["pid"], ports=answer["ports"])
+        return GuestKernelProcess(
+            kernel_id=answer["kernel_id"],
+            pid=answer["pid"],
+            ports=answer["ports"],
+            serves=bool(answer.get("serves")),
+        )
 
-    def poll_kernel(self, kernel_id: str) -> int | None:
-        """Return the exit code of a kernel, or None while it runs."""
-        code: int | None = self._ask("kernel_poll", kernel_id=kernel_id)
+    def waiting_kernels(self) -> list[WaitingKernel]:
+        """Return the kernels that a fork brought along and that nobody has claimed yet, the one used last first."""
+        waiting = self._ask("kernel_waiting")
+        return [WaitingKernel(kernel_id=one["kernel_id"], notebook=one["notebook"]) for one in waiting]
+
+    def poll_kernel(self, kernel_id: str, *, wait: float = 0.0) -> int | None:
+        """Return the exit code of a kernel, or None while it runs; wait so many seconds for its end."""
+        code: int | None = self._ask("kernel_poll", seconds=ANSWER + wait, kernel_id=kernel_id, wait=wait)
         return code
+
+    def list_kernels(self) -> list[Message]:
+        """Say of every kernel of the guest what it does; ended ones too, while their output is kept."""
+        told: list[Message] = self._ask("kernel_list")
+        return told
+
+    def adopt_kernel(self, kernel_id: str, *, deliver: str) -> Message:
+        """Take over a kernel whose client is gone; return what is known of it, and `connection`."""
+        told: Message = self._ask("kernel_adopt", kernel_id=kernel_id, deliver=deliver)
+        return told
+
+    def hold_kernels(self, *, release: bool = False) -> None:
+        """Let kernels keep what they say, because connections are about to end; or undo that."""
+        self._ask("kernel_hold", release=release)
 
     def signal_kernel(self, kernel_id: str, signum: int) -> None:
         """Send a signal to the kernel's process group; nothing happens when it has ended."""
@@ -307,8 +249,23 @@ class AgentGuest:
         return str(self._ask("kernel_log", kernel_id=kernel_id))
 
     def _ask(self, op: str, *, seconds: float = ANSWER, **fields: Any) -> Any:
-        with self.channel.session() as session:
-            return session.ask(op, seconds=seconds, **fields)
+        with self._asked({"op": op, **fields}, seconds) as answer:
+            pass
+        return answer()
+
+    @contextmanager
+    def _asked(self, request: Message, seconds: float) -> Iterator[Callable[[], Any]]:
+        """Have one request answered during the block; at its end the answer is there.
+
+        Hello and request go together: a round trip is a hundredth of a second under emulation.
+        """
+        found: list[Any] = []
+        with self.channel.connect() as session:
+            nonce = session.hello()
+            session.send(request)
+            yield lambda: found[0]
+            session.greeted(nonce, ANSWER)
+            found.append(session.answer(seconds))
 
     def _request(
         self, command: Sequence[str], env: Mapping[str, str] | None, cwd: str | None, user: str | None
@@ -341,14 +298,15 @@ class AgentGuest:
             raise GuestError(f"{what}: {error.message}", details=error.details, hint=error.hint) from None
 
 
-def content(message: Message, *, key: str = "ok") -> Any:
-    """Return field `key` of an answer. Raises GuestError when the answer is an error."""
-    if "error" in message:
-        path = f" (`{message['path']}`)" if message.get("path") else ""
-        raise GuestError(f"{message['error']}{path}")
-    if key not in message:
-        raise GuestError(f"the agent's answer makes no sense: {json.dumps(message)[:200]}")
-    return message[key]
+def _file(session: Session, path: str, seconds: float) -> bytes:
+    """Receive a file, waiting at most `seconds` for each part of it."""
+    data = bytearray()
+    session.send({"op": "get", "path": path})
+    while "data" in (message := session.receive(seconds)):
+        data += binascii.a2b_base64(message["data"])
+    if (size := content(message)) != len(data):
+        raise GuestError(f"`{path}` arrived incomplete: {len(data)} of {size} bytes")
+    return bytes(data)
 
 
 def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
@@ -362,14 +320,6 @@ def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _gone() -> GuestError:
-    return GuestError("the machine went away", hint="mlvm status shows why")
-
-
-def _line(message: Message) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def _encode(data: bytes) -> str:

@@ -28,7 +28,7 @@ QUIET, DEAD = 15.0, 60.0
 
 
 class Conversation(Protocol):
-    """What we need of a `channel.Session`."""
+    """What we need of a `session.Session`."""
 
     def fileno(self) -> int: ...
     def send(self, message: dict[str, Any]) -> None: ...
