@@ -18,11 +18,14 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from mlvm.errors import KernelError
+from mlvm.kernel import title
+from mlvm.lock.document import Lock
 from mlvm.machine.record import check_name
 from mlvm.spec.document import Spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-LOGO = "logo-svg.svg"
+#: Jupyter's names; what cannot show the first shows one of the others.
+LOGOS = ("logo-svg.svg", "logo-64x64.png", "logo-32x32.png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,21 +39,28 @@ class Installed:
     folder: Path
 
 
-def document(spec_name: str, project: Path, machine: str) -> dict[str, object]:
-    """Return the content of `kernel.json` for a kernel in `machine` of the project in folder `project`."""
+def document(
+    spec_name: str, project: Path, machine: str, *, shown_as: str = "", adopt: str = ""
+) -> dict[str, object]:
+    """Return the content of `kernel.json` for a kernel in `machine` of the project in folder `project`.
+
+    With `adopt` it is for going on with one kernel that lives there.
+    """
     shown = spec_name if machine == spec_name else f"{spec_name}: {machine}"
     place = {"project": str(project), "machine": machine}
+    config = {**place, "adopt": adopt} if adopt else place
+    launcher = [sys.executable, "-m", "mlvm.kernel.standalone"]
     return {
-        # Run only by frontends that ignore provisioners; it says so.
-        "argv": [sys.executable, "-m", "mlvm.kernel.unprovisioned", "{connection_file}"],
-        "display_name": f"{shown} (mlvm)",
+        # Run only by frontends that ignore provisioners.
+        "argv": [*launcher, "--project", str(project), "--machine", machine, "{connection_file}"],
+        "display_name": shown_as or f"{shown} (mlvm)",
         "language": "python",
         # No signal has to find its way into the guest.
         "interrupt_mode": "message",
         "metadata": {
             "debugger": True,
             "supported_encryption": ["curve"],
-            "kernel_provisioner": {"provisioner_name": "mlvm", "config": place},
+            "kernel_provisioner": {"provisioner_name": "mlvm", "config": config},
             "mlvm": place,
         },
     }
@@ -64,8 +74,11 @@ def install(
     machine: str | None = None,
     sys_prefix: bool = False,
     prefix: Path | None = None,
+    lock: Lock | None = None,
 ) -> Installed:
     """Install a kernelspec for `spec` in project `folder`: for this user, else below `prefix` (or this Python's).
+
+    With a `lock` the kernel is called after what is in it.
 
     An older one of ours with the same name is replaced; somebody else's is not touched. Raises KernelError.
     """
@@ -78,13 +91,15 @@ def install(
             details=str(found.resource_dir),
             hint="choose another name with `--name`",
         )
-    content = document(spec.name, folder.absolute(), machine)
+    shown = _distinct(title.title(lock), name, machine) if lock is not None else ""
+    content = document(spec.name, folder.absolute(), machine, shown_as=shown)
     where = str(prefix) if prefix else sys.prefix if sys_prefix else None
     with tempfile.TemporaryDirectory(prefix="mlvm-kernelspec-") as temporary:
         source = Path(temporary)
         source.chmod(0o755)  # the copy keeps the mode, and others may use a prefix too
         (source / "kernel.json").write_text(json.dumps(content, indent=1) + "\n")
-        (source / LOGO).write_bytes((Path(__file__).parent / LOGO).read_bytes())
+        for logo in LOGOS:
+            (source / logo).write_bytes((Path(__file__).parent / logo).read_bytes())
         try:
             installed = KernelSpecManager().install_kernel_spec(
                 temporary, name, user=where is None, prefix=where
@@ -144,6 +159,12 @@ class SingleSpec(KernelSpecManager):
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         """Return the one kernelspec."""
         return self._only
+
+
+def _distinct(shown: str, name: str, machine: str) -> str:
+    """Return a title that no other kernel of ours has: two that look the same cannot be chosen from."""
+    taken = any(one.display_name == shown and one.name != name for one in installed())
+    return f"{shown} · {machine}" if taken else shown
 
 
 def _ours(name: str) -> Installed | None:

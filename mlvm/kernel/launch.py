@@ -11,15 +11,17 @@ import logging
 import shlex
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from mlvm.errors import KernelError, MachineError, MlvmError
+from mlvm import files
+from mlvm.errors import KernelError, MachineError, MlvmError, Outcome
 from mlvm.events import SILENT, Observer, stage
 from mlvm.kernel.ports import wait_for_heartbeat
 from mlvm.machine.provider import State
@@ -31,12 +33,15 @@ if TYPE_CHECKING:
     from mlvm.machine.guest import Guest, GuestKernelProcess
     from mlvm.machine.provider import Provider
     from mlvm.machine.record import Record
+    from mlvm.machine.unchanged import Known
     from mlvm.spec.document import Spec
 
 log = logging.getLogger(__name__)
 
 #: The first ipykernel that encrypts its sockets; an older one would serve in plain text, unasked.
 FIRST_ENCRYPTING = Version("7.3.0")
+#: The last for Python 3.9, which the agent gives its keys (`agent/older.py`).
+ENCRYPTED_BY_AGENT = SpecifierSet("~=6.31")
 
 #: Seconds a kernel process has for importing ipykernel and answering. Emulation needs 10-20 s of them.
 START_DEADLINE = 180.0
@@ -47,17 +52,24 @@ LOST = -1
 #: Ends the greeting that every ipykernel writes first; what follows it is worth showing.
 GREETING = "\n    --existing "
 
+#: In a kernel's environment: which of the kernels that wait in a forked machine it is to be; or that it is none.
+CLAIM, NEW = "MLVM_CLAIM", "new"
+
 #: So many answers in a row that the kernel is unknown, from a guest that is otherwise well, mean that it is gone.
 UNKNOWN_LIMIT = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a kernel shall live: the folder of a spec and a lock, and the name of the machine."""
+    """Where a kernel shall live: the folder of a spec and a lock, and the name of the machine.
+
+    `cwd`, a folder of the host, is the kernel's in the guest as well, unless the spec keeps it out.
+    """
 
     project: Path
     machine: str
     home: Home
+    cwd: Path | None = None
 
     @property
     def up_command(self) -> str:
@@ -85,6 +97,10 @@ class LiveKernel:
         self.reason = ""
         self._provider = provider
         self._guest = guest
+        #: Who holds a kernel lets nobody else adopt it; ends with this process, if not before.
+        self._claim = ExitStack()
+        with suppress(BlockingIOError):
+            self._claim = claim(record, process.kernel_id)
         self._code: int | None = None
         self._asleep = False
         self._unknown = 0
@@ -93,6 +109,11 @@ class LiveKernel:
     def lost(self) -> bool:
         """Tell whether the kernel ended because its machine went away."""
         return self._code == LOST
+
+    @property
+    def asleep(self) -> bool:
+        """Tell whether its machine was suspended when it was last asked for."""
+        return self._asleep
 
     def poll(self) -> int | None:
         """Return the exit code; None while it runs, and while nothing says that it does not.
@@ -123,8 +144,20 @@ class LiveKernel:
         except MachineError:
             return ""
 
+    def outcome(self, request: str) -> Outcome:
+        """Tell whether a cell of a kernel that ended had begun: the guest, if it is there, knows.
+
+        That nobody heard of it proves nothing: a kernel can die before it says that it is busy.
+        """
+        with suppress(MachineError):
+            for told in self._guest.list_kernels():
+                if told["kernel_id"] == self.process.kernel_id and "begun" in told:
+                    return Outcome.UNKNOWN if request in told["begun"] else Outcome.NEVER_RAN
+        return Outcome.UNKNOWN
+
     def close(self) -> None:
         """Take back the ports; may be called twice."""
+        self._claim.close()
         ports, self.ports = self.ports, {}
         if ports:
             with suppress(MachineError):
@@ -154,13 +187,15 @@ class LiveKernel:
 
     def _judge(self, error: MachineError) -> None:
         """The guest did not say how the kernel is: find out what that means."""
-        state = self._provider.state(self.record).state
+        condition = self._provider.state(self.record)
+        state = condition.state
         if state is State.SUSPENDED:
             self._asleep = True
         elif state is State.RUNNING:
             self._judge_running(error)
         elif state is not State.STARTING:
-            self._end(LOST, f"machine `{self.record.name}` is {state}")
+            why = "".join(f": {reason}" for reason in condition.reasons[:1])
+            self._end(LOST, f"machine `{self.record.name}` is {state}{why}")
 
     def _judge_running(self, error: MachineError) -> None:
         try:
@@ -174,26 +209,64 @@ class LiveKernel:
             self._end(LOST, f"machine `{self.record.name}` does not know the kernel any more: {error}")
 
 
+def claim(record: Record, kernel_id: str) -> ExitStack:
+    """Hold a kernel for this process. Raises BlockingIOError when another one does."""
+    stack = ExitStack()
+    stack.enter_context(files.hold(record.folder / "kernels" / f"{kernel_id}.hold", wait=False))
+    return stack
+
+
 def start(
     place: Place,
     connection: Mapping[str, object],
     *,
     env: Mapping[str, str],
     host_ports: Mapping[str, int] | None = None,
+    claim: str = "",
     observer: Observer = SILENT,
 ) -> LiveKernel:
     """Start a kernel at `place` that serves `connection` (keys and scheme; ports are chosen here).
 
     Boots the machine when it does not run. `host_ports` are used where given: a restarted kernel keeps the ports its
-    frontends are connected to. Raises KernelError, or what the machine raises.
+    frontends are connected to. In a forked machine it may be one that waits there (see `Guest.start_kernel`). Raises
+    KernelError, or what the machine raises.
     """
     record, provider, guest = open_machine(place, observer=observer)
+    return start_in(
+        record,
+        connection,
+        provider=provider,
+        guest=guest,
+        env=env,
+        cwd=place.cwd,
+        host_ports=host_ports,
+        claim=claim,
+        observer=observer,
+    )
+
+
+def start_in(
+    record: Record,
+    connection: Mapping[str, object],
+    *,
+    provider: Provider,
+    guest: Guest,
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    host_ports: Mapping[str, int] | None = None,
+    claim: str = "",
+    observer: Observer = SILENT,
+) -> LiveKernel:
+    """Start a kernel in a running machine; the rest is as for `start`."""
     with stage(observer, "kernel", f"in machine `{record.name}`"):
-        process = guest.start_kernel(connection, env=env, cwd=None)
+        process = guest.start_kernel(
+            connection, env=env, cwd=_inside(record, cwd), claim=claim or env.get(CLAIM, "")
+        )
         kernel = LiveKernel(record, process, provider=provider, guest=guest, ports={})
         try:
             kernel.ports = provider.forward(record, process.ports, host_ports=host_ports)
-            _wait_until_it_answers(kernel, connection)
+            if not process.serves:
+                _wait_until_it_answers(kernel, connection)
         except BaseException:
             kernel.discard()
             raise
@@ -201,15 +274,38 @@ def start(
 
 
 def open_machine(place: Place, *, observer: Observer) -> tuple[Record, Provider, Guest]:
-    """Return the running machine of `place`, booted (from an image that is there already) when need be."""
+    """Return the running machine of `place`, booted (from an image that is there already) when need be.
+
+    It has the place's folder of the host, unless its spec says what it has.
+    """
     # Only whoever starts a kernel pays for importing what can boot a machine.
-    from mlvm.machine.create import ensure  # noqa: PLC0415
+    from mlvm.machine.create import ensure_record  # noqa: PLC0415
+    from mlvm.machine.folders import want  # noqa: PLC0415
+    from mlvm.machine.provider import WORKING  # noqa: PLC0415
     from mlvm.machine.table import provider_for  # noqa: PLC0415
 
-    spec, image = built_image(place)
-    record = ensure(place.home, place.machine, image=image, spec=spec, project=place.project)
+    known, image = _machine(place)
+    record = ensure_record(known.record)
     provider = provider_for(record)
+    if provider.shares_folders:
+        working = provider.state(record).state in WORKING
+        want(record, known.share, place.cwd, working=working, kernel=place.cwd is not None, observer=observer)
     return record, provider, provider.start(record, image, observer=observer)
+
+
+def _machine(place: Place) -> tuple[Known, Image]:
+    """Return what the files of `place` mean for its machine, and its image, which is there."""
+    from mlvm.image.store import Store  # noqa: PLC0415
+    from mlvm.machine import unchanged  # noqa: PLC0415
+
+    known = unchanged.recall(place.project, place.machine, home=place.home)
+    if known is not None and (image := Store(place.home).kept_image(known.record.image_id)) is not None:
+        return known, image
+    from mlvm.machine.create import record_of  # noqa: PLC0415
+
+    spec, image = built_image(place)
+    record = record_of(place.home, place.machine, image=image, spec=spec, project=place.project)
+    return unchanged.Known(record=record, share=spec.share), image
 
 
 def reopen(
@@ -275,7 +371,9 @@ def check_encryption(lock: Lock) -> None:
     """Raise KernelError when the lock's ipykernel cannot encrypt: it would ignore the keys and serve in plain text."""
     for package in lock.python.packages:
         if canonicalize_name(package.name) == "ipykernel":
-            if package.version is not None and package.version < FIRST_ENCRYPTING:
+            found = package.version
+            by_agent = ENCRYPTED_BY_AGENT if lock.inputs.get("python") == "3.9" else SpecifierSet("==0")
+            if found is not None and found < FIRST_ENCRYPTING and found not in by_agent:
                 raise KernelError(
                     f"ipykernel {package.version} of `{lock.name}` cannot encrypt its connections",
                     hint=f"add `ipykernel>={FIRST_ENCRYPTING}` to `packages` in {SPEC_NAME}, then `mlvm lock`",
@@ -303,6 +401,13 @@ def in_full(error: MlvmError) -> str:
     """Return the three parts of an error as one text, for places that show nothing but a text."""
     parts = [error.message, error.details, f"hint: {error.hint}" if error.hint else ""]
     return "\n".join(part for part in parts if part)
+
+
+def _inside(record: Record, cwd: Path | None) -> str | None:
+    """Return where the kernel begins: the place of its notebook's folder, if that is there."""
+    from mlvm.machine.folders import place_of  # noqa: PLC0415
+
+    return None if cwd is None else place_of(record, cwd)
 
 
 def _wait_until_it_answers(kernel: LiveKernel, connection: Mapping[str, object]) -> None:

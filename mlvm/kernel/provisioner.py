@@ -22,11 +22,13 @@ from jupyter_client.manager import KernelManager
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Unicode
 
-from mlvm.errors import KernelError, MlvmError
+from mlvm.errors import KernelError, MlvmError, Outcome
 from mlvm.events import Observer
-from mlvm.kernel import launch
+from mlvm.kernel import launch, registry
 from mlvm.kernel.ports import PORT_NAMES
+from mlvm.kernel.watch import Watch
 from mlvm.machine.guest import GuestKernelProcess
+from mlvm.machine.table import provider_for
 from mlvm.paths import Home
 
 T = TypeVar("T")
@@ -36,6 +38,11 @@ PASSED_ON = frozenset({"JPY_SESSION_NAME"})
 
 #: Frontends give a kernel 60 s to answer; somewhat earlier is the moment to say what takes so long.
 EXPLAIN_AFTER = 45.0
+
+#: While the watch on a kernel holds, the guest is asked no more often than so many seconds.
+TRUST = 3.0
+#: Seconds between two looks of Jupyter's restarter; they cost nothing while the watch holds.
+LOOK_EVERY = 1.0
 
 #: Seconds for a polite shutdown; an emulated guest needs some.
 SHUTDOWN_WAIT = 10.0
@@ -48,8 +55,14 @@ class MlvmProvisioner(KernelProvisionerBase):
 
     project = Unicode(config=True, help="Folder of the mlvm.yaml whose machine the kernel runs in")
     machine = Unicode(config=True, help="Name of the machine")
+    adopt = Unicode(config=True, help="Id of a kernel that lives there, to go on with; none, start one")
 
+    #: Whether the kernel was there before us.
+    adopted = False
     _kernel: launch.LiveKernel | None = None
+    _watch: Watch | None = None
+    _asked = 0.0
+    _started_before = False
     _left_behind: launch.LiveKernel | None = None
     _lost = False
     _asked_to_restart = False
@@ -80,6 +93,7 @@ class MlvmProvisioner(KernelProvisionerBase):
             )
         if manager.curve_publickey is None:
             manager.curve_publickey, manager.curve_secretkey = zmq.curve_keypair()
+        manager.config.KernelRestarter.setdefault("time_to_dead", LOOK_EVERY)
         kwargs.pop("extra_arguments", None)
         kwargs["cmd"] = list(self.kernel_spec.argv)
         kwargs = await super().pre_launch(**kwargs)
@@ -109,8 +123,13 @@ class MlvmProvisioner(KernelProvisionerBase):
             "curve_secretkey": secret.decode(),
         }
         kept = {name: port for name in PORT_NAMES if (port := getattr(manager, name))}
+        if not self._started_before and (found := await self._adopt(kwargs["env"])):
+            return found
         connection = {"key": manager.session.key.decode(), **keys}
-        self._kernel = await self._start(connection, env=kwargs["env"], kept=kept)
+        cwd = Path(kwargs.get("cwd") or Path.cwd())
+        self._kernel = await self._start(connection, env=kwargs["env"], cwd=cwd, kept=kept)
+        self._started_before = True
+        self._begin_watch(keys)
         if self._left_behind is not None:
             await asyncio.to_thread(self._left_behind.signal, 9)
             self._left_behind = None
@@ -129,12 +148,33 @@ class MlvmProvisioner(KernelProvisionerBase):
         kernel = self._kernel
         if kernel is None:
             return 0
+        holds = self._watch is not None and self._watch.connected and not kernel.asleep
+        if holds and time.monotonic() - self._asked < TRUST:
+            return None
         reason = kernel.reason
+        self._asked = time.monotonic()
         code = await asyncio.to_thread(kernel.poll)
+        if code is not None:
+            await self._end_watch()
         if code is not None and not reason:
             self._lost = kernel.lost
             self.log.log(logging.INFO if self._ending else logging.WARNING, "mlvm: %s", kernel.reason)
         return code
+
+    @property
+    def reason(self) -> str:
+        """Why the kernel ended, in words for a person; empty while it runs."""
+        return self._kernel.reason if self._kernel is not None else ""
+
+    def take_missed(self) -> registry.Kept | None:
+        """Return what nobody heard of the kernel that was adopted (see `registry.take_missed`)."""
+        assert self._kernel is not None, "there is no kernel"
+        record = self._kernel.record
+        return registry.take_missed(provider_for(record).guest(record), self._kernel.process.kernel_id)
+
+    def runs(self) -> bool:
+        """Tell whether the kernel runs, from any thread and without an event loop."""
+        return self._kernel is not None and self._kernel.poll() is None
 
     async def wait(self) -> int | None:
         """Wait for the end of the kernel; afterwards there is none."""
@@ -170,8 +210,16 @@ class MlvmProvisioner(KernelProvisionerBase):
         """Take back the ports. The machine stays: it is no part of a kernel's life."""
         await self._forget()
 
+    def obituary(self, request: str) -> tuple[str, Outcome]:
+        """Say why the kernel ended, and what is known of a cell that was sent to it."""
+        kernel = self._kernel
+        return (kernel.reason, kernel.outcome(request)) if kernel is not None else ("", Outcome.UNKNOWN)
+
     def discard(self) -> None:
         """Kill the kernel without an event loop or a thread: there are none any more when an interpreter exits."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.close()
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
             kernel.discard()
@@ -199,6 +247,8 @@ class MlvmProvisioner(KernelProvisionerBase):
             self._kernel = await asyncio.to_thread(
                 launch.reopen, Home.find(), self.machine, process, ports=provisioner_info["host_ports"]
             )
+            if self._kernel is not None:
+                self._begin_watch(cast("Mapping[str, object]", provisioner_info["connection_info"]))
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Return how long a kernel may take to end by itself."""
@@ -209,13 +259,15 @@ class MlvmProvisioner(KernelProvisionerBase):
         return max(recommended, STABLE_AFTER)
 
     async def _start(
-        self, connection: Mapping[str, object], *, env: Mapping[str, str], kept: Mapping[str, int]
+        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: Path, kept: Mapping[str, int]
     ) -> launch.LiveKernel:
-        place = launch.Place(project=Path(self.project), machine=self.machine, home=Home.find())
+        place = launch.Place(project=Path(self.project), machine=self.machine, home=Home.find(), cwd=cwd)
         observer = LogObserver(self.log)
 
         def start() -> launch.LiveKernel:
-            return launch.start(place, connection, env=env, host_ports=kept, observer=observer)
+            # A restart is to give a new kernel, and none that waits in a fork with its variables.
+            claim = launch.NEW if self._started_before else ""
+            return launch.start(place, connection, env=env, host_ports=kept, claim=claim, observer=observer)
 
         try:
             return await _explained(_unless_abandoned(start), lambda: observer.explain(place.up_command))
@@ -223,7 +275,41 @@ class MlvmProvisioner(KernelProvisionerBase):
             # Jupyter shows the text of an error and nothing else.
             raise KernelError(launch.in_full(error)) from error
 
+    async def _adopt(self, env: Mapping[str, str]) -> KernelConnectionInfo | None:
+        """Go on with the kernel we are for, or with one that was started for the same notebook and left alive."""
+        place = launch.Place(project=Path(self.project), machine=self.machine, home=Home.find())
+        session = env.get("JPY_SESSION_NAME", "")
+        adopted: registry.Adopted | None
+        try:
+            if self.adopt:
+                adopted = await asyncio.to_thread(registry.adopt_named, place.home, self.adopt)
+            else:
+                adopted = await asyncio.to_thread(
+                    registry.adopt_orphan, place, session=session, kernel_name=self._manager.kernel_name
+                )
+        except MlvmError as error:
+            raise KernelError(launch.in_full(error)) from error
+        if adopted is None:
+            return None
+        self._kernel, self._started_before, self.adopted = adopted.kernel, True, True
+        self.log.info("mlvm: `%s` goes on with its kernel in machine `%s`", session, self.machine)
+        self._begin_watch(adopted.connection)
+        reached = {**adopted.connection, "key": str(adopted.connection["key"]).encode()}
+        self.connection_info = cast(KernelConnectionInfo, reached)
+        return self.connection_info
+
+    def _begin_watch(self, keys: Mapping[str, object]) -> None:
+        """Have a loss known at once; what it means, the next `poll` asks."""
+        assert self._kernel is not None
+        self._watch = Watch(self._kernel.ports["hb_port"], keys, lost=lambda: None)
+
+    async def _end_watch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await asyncio.to_thread(watch.close)
+
     async def _forget(self) -> None:
+        await self._end_watch()
         kernel, self._kernel = self._kernel, None
         if kernel is not None:
             await asyncio.to_thread(kernel.close)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import agent_world
 import jupyter_kernel_test
 import pytest
-from fakes import LoopbackProvider, loopback, loopback_record
 
-from mlvm.events import Observer
 from mlvm.kernel import kernelspec, launch
-from mlvm.paths import Home
 from mlvm.spec.document import Spec
 
 pytestmark = pytest.mark.jupyter
@@ -44,26 +44,31 @@ class Conformance(jupyter_kernel_test.KernelTests):
     code_clear_output = "from IPython.display import clear_output; clear_output()"
 
 
-class TestLoopback(Conformance):
-    """The whole suite on a kernel that is a process of this host."""
+class Whole(Conformance):
+    """The whole suite on a kernel in a machine whose agent is real."""
 
-    __test__ = True
     undo: ExitStack
-    kernel_name = "mlvm-conformance"
 
     @classmethod
     def setUpClass(cls) -> None:
-        """Install the kernelspec and open the door to a loopback machine, then start the kernel."""
+        """Run an agent, install the kernelspec, start the kernel."""
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlvm-t-")))
             patch = stack.enter_context(pytest.MonkeyPatch.context())
-            provider = stack.enter_context(loopback(folder / "machines"))
             for variable in ("JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MLVM_HOME"):
                 patch.setenv(variable, str(folder / variable.lower()))
-            patch.setattr(launch, "open_machine", opener(provider))
-            kernelspec.install(Spec(name="conformance"), folder / "project")
+            patch.setattr(launch, "open_machine", launch.open_machine)  # put back at the end
+            patch.setattr(agent_world.table, "PROVIDERS", agent_world.table.PROVIDERS)
+            stack.enter_context(agent_world.agent(folder))
+            agent_world.enter(folder)
+            installed = kernelspec.install(Spec(name="box"), folder / "project", name=cls.kernel_name)
+            cls.adapt(installed.folder / "kernel.json", folder)
             super().setUpClass()
             cls.undo = stack.pop_all()
+
+    @classmethod
+    def adapt(cls, kernel_json: Path, folder: Path) -> None:
+        """Change the kernelspec to the way that is tested."""
 
     @classmethod
     def tearDownClass(cls) -> None:
@@ -72,14 +77,27 @@ class TestLoopback(Conformance):
             super().tearDownClass()
 
 
-def opener(provider: LoopbackProvider) -> object:
-    """Return what stands in for `open_machine`."""
+class TestProvisioner(Whole):
+    """As JupyterLab, nbclient, papermill and the console do it."""
 
-    def open_machine(place: launch.Place, *, observer: Observer) -> tuple[object, object, object]:
-        record = loopback_record(Home.find(), place.machine)
-        return record, provider, provider.start(record, None, observer=observer)
+    __test__ = True
+    kernel_name = "mlvm-conformance"
 
-    return open_machine
+
+class TestLauncher(Whole):
+    """As VS Code, Spyder and PyCharm do it: they start `argv`, and their connections are plain."""
+
+    __test__ = True
+    kernel_name = "mlvm-launched"
+
+    @classmethod
+    def adapt(cls, kernel_json: Path, folder: Path) -> None:
+        """Make Jupyter ignore our provisioner, and the launcher find the machine."""
+        document = json.loads(kernel_json.read_text())
+        del document["metadata"]["kernel_provisioner"]
+        launcher = str(Path(__file__).parent / "launcher.py")
+        document["argv"] = [sys.executable, launcher, str(folder), "{connection_file}"]
+        kernel_json.write_text(json.dumps(document))
 
 
 def test_the_suite_was_run_whole(request: pytest.FixtureRequest) -> None:

@@ -50,6 +50,8 @@ def machine(chain_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for variable in ("JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
             patch.setenv(variable, str(folder / variable.lower()))
         kernelspec.install(project.spec(), project.folder, name=KERNEL, machine=MACHINE)
+        # As in a machine that started warm: each kernel is forked from one that has imported what it needs.
+        provider_for(record).guest(record).prepare_kernel(["numpy"])
         yield record
     provider_for(record).destroy(record, observer=SILENT)
 

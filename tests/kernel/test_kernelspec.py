@@ -12,6 +12,7 @@ from jupyter_client.kernelspec import KernelSpecManager
 
 from mlvm.errors import KernelError, MachineError
 from mlvm.kernel import kernelspec
+from mlvm.paths import Home
 from mlvm.spec.document import Spec
 
 SPEC = Spec(name="sklearn")
@@ -24,7 +25,10 @@ def test_what_is_installed(jupyter: Path, tmp_path: Path) -> None:
     place = {"project": str(tmp_path / "project"), "machine": "sklearn"}
     assert done.folder == jupyter / "kernels" / "mlvm-sklearn"
     assert content == {
-        "argv": [sys.executable, "-m", "mlvm.kernel.unprovisioned", "{connection_file}"],
+        "argv": [
+            *(sys.executable, "-m", "mlvm.kernel.standalone"),
+            *("--project", str(tmp_path / "project"), "--machine", "sklearn", "{connection_file}"),
+        ],
         "display_name": "sklearn (mlvm)",
         "language": "python",
         "interrupt_mode": "message",
@@ -129,14 +133,14 @@ def test_a_bad_name_is_refused(jupyter: Path, tmp_path: Path, name: str) -> None
             kernelspec.check_kernel_name(name)
 
 
-def test_a_frontend_that_ignores_provisioners_is_told(jupyter: Path, tmp_path: Path) -> None:
+def test_the_launcher_of_a_kernelspec_says_what_is_missing(jupyter: Path, home: Home, tmp_path: Path) -> None:
     argv = json.loads((kernelspec.install(SPEC, tmp_path).folder / "kernel.json").read_text())["argv"]
 
     done = subprocess.run([*argv[:-1], "/run/connection.json"], check=False, capture_output=True, text=True)
 
-    assert done.returncode == 1
+    assert done.returncode == 10
     assert done.stdout == ""
-    assert "this kernel lives in a virtual machine" in done.stderr
+    assert done.stderr.startswith("mlvm: `/run/connection.json` is no connection file that can be served")
     assert "Traceback" not in done.stderr
 
 

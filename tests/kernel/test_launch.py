@@ -24,7 +24,7 @@ def lock_with(*packages: tuple[str, str]) -> Lock:
             "version": version,
             "wheels": [
                 {
-                    "name": f"{name}-{version}-py3-none-any.whl",
+                    "name": f"{name.replace('-', '_')}-{version}-py3-none-any.whl",
                     "url": "https://x/x.whl",
                     "hashes": {"sha256": "0" * 64},
                 }
@@ -57,6 +57,14 @@ def test_an_older_ipykernel_is_refused() -> None:
         launch.check_encryption(lock_with(("ipykernel", "7.2.0")))
 
     assert refused.value.hint == "add `ipykernel>=7.3.0` to `packages` in mlvm.yaml, then `mlvm lock`"
+
+
+def test_the_last_one_for_python_39_is_accepted() -> None:
+    lock = lock_with(("ipykernel", "6.31.0"))
+
+    launch.check_encryption(replace(lock, inputs={"python": "3.9"}))
+    with pytest.raises(KernelError, match=r"^ipykernel 6\.31\.0 of `box` cannot encrypt its connections$"):
+        launch.check_encryption(replace(lock, inputs={"python": "3.11"}))
 
 
 def test_no_ipykernel_at_all() -> None:

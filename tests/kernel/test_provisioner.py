@@ -134,6 +134,23 @@ def test_restart_on_new_ports(manager: KernelManager, client: BlockingKernelClie
         assert execute(second, "print(2)")[1] == "2\n"
 
 
+def test_only_a_first_start_may_claim_what_waits_in_a_fork(
+    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider
+) -> None:
+    manager.restart_kernel(newports=True)
+
+    assert provider.guests["box"].claims == ["", "new"]
+
+
+def test_an_environment_may_say_what_is_claimed(manager: KernelManager, provider: LoopbackProvider) -> None:
+    assert manager.kernel_spec is not None
+    manager.kernel_spec.env = {"MLVM_CLAIM": "a.ipynb"}
+
+    manager.start_kernel()
+
+    assert provider.guests["box"].claims == ["a.ipynb"]
+
+
 def test_shutdown_leaves_nothing_but_the_machine(
     manager: KernelManager,
     client: BlockingKernelClient,
@@ -412,8 +429,12 @@ def test_a_late_answer_is_not_death(
 
 
 def test_a_guest_that_forgot_the_kernel_has_lost_it(
-    manager: KernelManager, client: BlockingKernelClient, provider: LoopbackProvider
+    manager: KernelManager,
+    client: BlockingKernelClient,
+    provider: LoopbackProvider,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(provisioner, "TRUST", 0.0)
     (child,) = provider.guests["box"].kernels.values()
     provider.guests["box"].kernels.clear()
 
@@ -462,7 +483,7 @@ def test_stopping_the_machine_ends_its_kernel(
 ) -> None:
     provider.stop(loopback_record(Home.find(), "box"), observer=SILENT)
 
-    assert not manager.is_alive()
+    until(lambda: not manager.is_alive())
     assert "mlvm: machine `box` is stopped" in caplog.text
 
 
@@ -471,7 +492,7 @@ def test_the_restarter_does_not_start_a_stopped_machine(
 ) -> None:
     """What Jupyter's restarter does after a death must not undo `mlvm stop`; a person's restart may."""
     provider.stop(loopback_record(Home.find(), "box"), observer=SILENT)
-    assert not manager.is_alive()
+    until(lambda: not manager.is_alive())
 
     with pytest.raises(
         KernelError, match=r"^machine `box` went away, and its kernel with it; restart the kernel"
