@@ -1,7 +1,8 @@
 """One cell at a time in a kernel that lives in a machine, its outputs in the cell that asked.
 
-A frontend is one main thread that can be interrupted at any instruction. So the sockets belong to a thread of
-Jupyter's own threaded client, messages come through a queue, and an interrupt can neither lose one nor break a socket.
+This is the way of `%%mlvm`, from a magic that runs in a main thread and can be interrupted at any instruction. So
+what comes waits in a queue: an interrupt can neither lose a message nor break a socket. In a notebook outputs go to
+the frontend untouched (`relay`); where there is none, as in a terminal, they are shown here, through the shell.
 """
 
 from __future__ import annotations
@@ -9,28 +10,15 @@ from __future__ import annotations
 import getpass
 import queue
 import sys
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jupyter_client.manager import KernelManager
-from jupyter_client.threaded import ThreadedKernelClient, ThreadedZMQSocketChannel
-from traitlets import Type
-
-from mlvm.errors import KernelError, MlvmError
-from mlvm.kernel import kernelspec
-from mlvm.kernel.provisioner import MlvmProvisioner
+from mlvm.errors import KernelDiedError, KernelError, MlvmError, Outcome
+from mlvm.kernel.registry import Kept
+from mlvm.notebook.guest_kernel import GuestKernel
+from mlvm.notebook.link import COMMS, OUTPUTS, Request
 
 Message = dict[str, Any]
-
-#: Seconds a kernel may take from its heartbeat to its first answer.
-READY_DEADLINE = 120.0
-#: Seconds between two looks whether the kernel still lives.
-LOOK_EVERY = 2.0
-#: After the reply, outputs may still be on their way; the kernel's `idle` is the last message of a cell.
-IDLE_DEADLINE = 30.0
 
 
 class GuestCellError(Exception):
@@ -56,139 +44,17 @@ class Result:
         return self.data, self.metadata
 
 
-class CellKernel:
-    """A kernel in machine `machine`, started now and kept until `close`."""
+class Shown:
+    """What has been heard of one execution, shown through the shell as it was heard."""
 
-    def __init__(self, project: Path, machine: str) -> None:
-        self.machine = machine
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._client: Any = None
-        self._manager = KernelManager(
-            kernel_name=f"mlvm-{machine}",
-            kernel_spec_manager=kernelspec.SingleSpec(kernelspec.document(machine, project, machine)),
-            client_factory=_client_class(self._inbox),
-        )
-        try:
-            self._manager.start_kernel()
-            self._client = self._manager.client()
-            self._client.start_channels(hb=False)
-            self._wait_until_ready()
-        except KernelError as error:
-            self.close()
-            # What the provisioner made one text of, for Jupyter, had its parts.
-            raise error.__cause__ if isinstance(error.__cause__, MlvmError) else error from None
-        except BaseException:
-            self.close()
-            raise
-
-    def alive(self) -> bool:
-        """Tell whether the kernel still runs."""
-        return bool(self._manager.is_alive())
-
-    def interrupt(self) -> None:
-        """Interrupt the cell that runs."""
-        self._manager.interrupt_kernel()
-
-    def close(self) -> None:
-        """End the kernel; the machine stays. May be called twice."""
-        if self._client is not None:
-            self._client.stop_channels()
-            self._client = None
-        if self._manager.has_kernel:
-            self._manager.shutdown_kernel(now=not self.alive())
-
-    def discard(self) -> None:
-        """Kill the kernel while the interpreter exits, when nothing asynchronous works any more."""
-        if isinstance(self._manager.provisioner, MlvmProvisioner):
-            self._manager.provisioner.discard()
-        self._manager.cleanup_connection_file()
-
-    def run(self, code: str, shell: Any) -> Result | None:
-        """Run `code`; show its outputs through `shell` as they come; return its value, if it has one.
-
-        Raises GuestCellError for an error in the code, KernelError when the kernel dies. The first interrupt goes to
-        the guest, a second one gives up waiting: KeyboardInterrupt.
-        """
-        cell = _Cell(self._client.execute(code, allow_stdin=True, stop_on_error=False), shell)
-        interrupted = False
-        looked = time.monotonic()
-        while not cell.over():
-            try:
-                self._step(cell)
-                if time.monotonic() - looked > LOOK_EVERY:
-                    looked = time.monotonic()
-                    self._require_alive()
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                self.interrupt()
-        return cell.outcome()
-
-    def _step(self, cell: _Cell) -> None:
-        try:
-            message = self._inbox.get(timeout=LOOK_EVERY / 4)
-        except queue.Empty:
-            return
-        if message["parent_header"].get("msg_id") != cell.request:
-            return
-        if message["msg_type"] == "input_request":
-            self._answer(message["content"])
-        else:
-            cell.hear(message)
-
-    def _answer(self, asked: Message) -> None:
-        """Ask the person what the guest asks; the frontend's own `input` does."""
-        ask: Callable[[str], str] = getpass.getpass if asked.get("password") else input
-        self._client.input(ask(asked.get("prompt", "")))
-
-    def _require_alive(self) -> None:
-        if not self.alive():
-            raise KernelError(
-                f"the kernel in machine `{self.machine}` died while the cell ran",
-                hint="run the cell again: a new kernel is started for it",
-            )
-
-    def _wait_until_ready(self) -> None:
-        """Wait until an answer has come back on every channel: what a kernel says before that is lost."""
-        deadline = time.monotonic() + READY_DEADLINE
-        while time.monotonic() < deadline:
-            request = self._client.kernel_info()
-            with suppress(queue.Empty):
-                while message := self._inbox.get(timeout=1):
-                    if message["msg_type"] == "status" and message["parent_header"].get("msg_id") == request:
-                        return
-            self._require_alive()
-        raise KernelError(
-            f"the kernel in machine `{self.machine}` did not answer in {READY_DEADLINE:.0f} s",
-            hint=f"look at the machine with `mlvm ssh {self.machine}`",
-        )
-
-
-class _Cell:
-    """What has been heard of one execution, shown as it was heard."""
-
-    def __init__(self, request: str, shell: Any) -> None:
-        self.request = request
+    def __init__(self, shell: Any) -> None:
         self._shell = shell
-        self._reply: Message | None = None
-        self._replied = 0.0
-        self._idle = False
-        self._value: Result | None = None
-        self._error: Message | None = None
+        self.value: Result | None = None
+        self.error: Message | None = None
 
-    def over(self) -> bool:
-        """Tell whether nothing more will come."""
-        return self._reply is not None and (self._idle or time.monotonic() - self._replied > IDLE_DEADLINE)
-
-    def hear(self, message: Message) -> None:
-        """Take in a message; comms and echoes of the input are not for us."""
-        content = message["content"]
-        match message["msg_type"]:
-            case "execute_reply":
-                self._reply, self._replied = content, time.monotonic()
-            case "status":
-                self._idle = self._idle or content["execution_state"] == "idle"
+    def hear(self, kind: str, content: Message) -> None:
+        """Take in an output; comms have nobody to speak with here."""
+        match kind:
             case "stream":
                 stream = sys.stderr if content["name"] == "stderr" else sys.stdout
                 stream.write(content["text"])
@@ -198,35 +64,25 @@ class _Cell:
             case "update_display_data":
                 self._show(content, update=True)
             case "execute_result":
-                self._show_value()
-                self._value = Result(content["data"], content["metadata"])
+                self.show_value()
+                self.value = Result(content["data"], content["metadata"])
             case "clear_output":
-                self._value = None
+                self.value = None
                 self._shell.display_pub.clear_output(wait=content["wait"])
             case "error":
-                self._error = content
+                self.error = content
 
-    def outcome(self) -> Result | None:
-        """Return the cell's value, or raise what the cell raised."""
-        reply = self._reply or {}
+    def show_value(self) -> None:
+        """Show a value that is not the last thing of the cell."""
+        if self.value is not None:
+            self._show({"data": self.value.data, "metadata": self.value.metadata})
+            self.value = None
+
+    def page(self, reply: Message) -> None:
+        """Show what the guest would open a pager for: help."""
         for payload in reply.get("payload", ()):
             if payload.get("source") == "page":
                 self._show({"data": payload["data"], "metadata": {}})
-        failed = self._error or (reply if reply.get("status") == "error" else None)
-        if failed is not None:
-            self._show_value()
-            error = type(failed["ename"], (GuestCellError,), {})(failed["evalue"])
-            error.guest_traceback = list(failed["traceback"])
-            raise error
-        if reply.get("status") == "aborted":
-            raise KernelError("the cell was not run: the kernel was interrupted before it")
-        return self._value
-
-    def _show_value(self) -> None:
-        """Show a value that is not the last thing of the cell."""
-        if self._value is not None:
-            self._show({"data": self._value.data, "metadata": self._value.metadata})
-            self._value = None
 
     def _show(self, content: Message, *, update: bool = False) -> None:
         self._shell.display_pub.publish(
@@ -234,16 +90,114 @@ class _Cell:
         )
 
 
-def _client_class(inbox: queue.SimpleQueue[Message]) -> type[ThreadedKernelClient]:
-    """Return a class of clients that put every message they hear into `inbox`."""
+def run(
+    kernel: GuestKernel, code: str, shell: Any, *, parent: Mapping[str, Any] | None = None
+) -> Result | None:
+    """Run `code` in the guest; show its outputs as they come; return its value, if it has one.
 
-    class Channel(ThreadedZMQSocketChannel):
-        def call_handlers(self, msg: Message) -> None:
-            inbox.put(msg)
+    With `parent`, the message of a frontend that is being answered, outputs belong to that and go to the frontend by
+    themselves, and there is no value. Raises GuestCellError for an error in the code, KernelError when the kernel dies.
+    The first interrupt goes to the guest, a second one gives up waiting: KeyboardInterrupt.
+    """
+    events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    link = kernel.link
+    kernel.set_count(shell.displayhook.prompt_count)
+    content = {
+        "code": code,
+        "silent": False,
+        "store_history": True,
+        "allow_stdin": True,
+        "stop_on_error": False,
+    }
 
-    class Client(ThreadedKernelClient):
-        shell_channel_class = Type(Channel)
-        iopub_channel_class = Type(Channel)
-        stdin_channel_class = Type(Channel)
+    def tell(kind: str, what: Any) -> None:
+        events.put((kind, what))
 
-    return Client
+    if parent is None:
+        request = link.ask(
+            "execute_request", content, tell=tell, awaits=("reply", "idle"), catches=OUTPUTS | COMMS
+        )
+    else:
+        content["allow_stdin"] = parent["content"].get("allow_stdin", False)
+        request = link.request(
+            "execute_request",
+            content,
+            tell=tell,
+            header={name: value for name, value in parent["header"].items() if name != "subshell_id"},
+            metadata=parent.get("metadata"),
+            catches=frozenset({"error"}),
+        )
+    shown = Shown(shell)
+    reply = _follow(kernel, request, events, shown)
+    kernel.count = reply.get("execution_count", kernel.count) + 1
+    return _outcome(reply, shown)
+
+
+def show_missed(missed: Kept, shell: Any) -> int:
+    """Show what a kernel said while nobody listened, in order; return how many outputs there were."""
+    shown = Shown(shell)
+    outputs = [said for said in missed.messages if not said.reply and said.header["msg_type"] in OUTPUTS]
+    if missed.lost:
+        cut = f"[mlvm] the first {missed.lost} messages were not kept\n"
+        shown.hear("stream", {"name": "stderr", "text": cut})
+    for said in outputs:
+        shown.show_value()
+        shown.hear(str(said.header["msg_type"]), dict(said.content))
+        if shown.error is not None:
+            text = "\n".join(shown.error.get("traceback", ())) + "\n"
+            shown.hear("stream", {"name": "stderr", "text": text})
+            shown.error = None
+    shown.show_value()
+    return len(outputs)
+
+
+def _follow(
+    kernel: GuestKernel, request: Request, events: queue.SimpleQueue[tuple[str, Any]], shown: Shown
+) -> Message:
+    """Follow an execution to its end; return the reply."""
+    interrupted = False
+    while True:
+        try:
+            kind, what = events.get()
+            if kind == "done":
+                reply: Message = what
+                return reply
+            if kind == "lost":
+                raise died(what, request, kernel.outcome(request))
+            if kind == "message":
+                shown.hear(what.kind, what.content())
+            elif kind == "input":
+                # The person is asked as the frontend's own `input` asks.
+                ask: Callable[[str], str] = getpass.getpass if what.get("password") else input
+                kernel.link.answer(ask(what.get("prompt", "")))
+        except KeyboardInterrupt:
+            if interrupted:
+                kernel.link.forget(request)
+                raise
+            interrupted = True
+            kernel.link.interrupt()
+
+
+def died(error: MlvmError, request: Request, outcome: Outcome) -> KernelDiedError:
+    """Say that the kernel died, and what is known of what was asked of it."""
+    if outcome is Outcome.NEVER_RAN:
+        when = "before this cell"
+    elif request.begun:
+        when = "under the cell"
+    else:
+        when = "at about the time the cell began"
+    return KernelDiedError(f"{error.message} {when} ({outcome})", outcome=outcome, details=error.details)
+
+
+def _outcome(reply: Message, shown: Shown) -> Result | None:
+    """Return the cell's value, or raise what the cell raised."""
+    shown.page(reply)
+    failed = shown.error or (reply if reply.get("status") == "error" else None)
+    if failed is not None:
+        shown.show_value()
+        error = type(failed["ename"], (GuestCellError,), {})(failed["evalue"])
+        error.guest_traceback = list(failed["traceback"])
+        raise error
+    if reply.get("status") == "aborted":
+        raise KernelError("the cell was not run: the kernel was interrupted before it")
+    return shown.value

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fakes import LoopbackProvider, loopback, write_record
 from IPython.core.interactiveshell import InteractiveShell
+from jupyter_client.manager import KernelManager
+from notebook_frontend import LOOPBACK, PATIENCE, Frontend
 from traitlets.config import Config
 
 from mlvm.errors import MlvmError
@@ -55,3 +59,42 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interacti
     InteractiveShell.clear_instance()
     if hasattr(MlvmError, "_render_traceback_"):
         del MlvmError._render_traceback_
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KernelManager, Frontend, Path]]:
+    """One local kernel for all tests of this module, the magics loaded."""
+    folder = tmp_path_factory.mktemp("attach")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in (
+            "JUPYTER_DATA_DIR",
+            "JUPYTER_CONFIG_DIR",
+            "JUPYTER_RUNTIME_DIR",
+            "IPYTHONDIR",
+            "MLVM_HOME",
+        ):
+            patch.setenv(variable, str(folder / variable.lower()))
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel()
+        client = manager.blocking_client()
+        client.start_channels()
+        client.wait_for_ready(timeout=PATIENCE)
+        frontend = Frontend(client)
+        opening = LOOPBACK.format(tests=str(Path(__file__).parent.parent), folder=str(folder))
+        assert frontend.run(opening).reply["status"] == "ok"
+        assert frontend.run("%load_ext mlvm").reply["status"] == "ok"
+        yield manager, frontend, folder
+        frontend.run("%mlvm detach")
+        frontend.run("provider.close()")
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+def notebook(started: tuple[KernelManager, Frontend, Path]) -> Frontend:
+    """The frontend, its notebook attached to machine `box`."""
+    frontend = started[1]
+    ran = frontend.run("%mlvm attach box")
+    assert ran.reply["status"] == "ok", ran.reply
+    return frontend

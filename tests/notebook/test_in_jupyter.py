@@ -11,27 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
+from notebook_frontend import LOOPBACK
 
 pytestmark = pytest.mark.jupyter
-
-#: Opens the door to a loopback machine inside the notebook's own kernel.
-LOOPBACK = """
-import pathlib, sys, os
-sys.path.insert(0, {tests!r})
-from fakes import LoopbackProvider, write_record
-from mlvm.kernel import launch
-from mlvm.machine import table
-from mlvm.machine.record import load
-from mlvm.paths import Home
-folder = pathlib.Path({folder!r})
-provider = LoopbackProvider(folder / "loopback")
-write_record(Home.find(), "box", folder)
-def open_machine(place, *, observer):
-    record = load(place.home, place.machine)
-    return record, provider, provider.start(record, None, observer=observer)
-launch.open_machine = open_machine
-table.provider_for = lambda record: provider
-"""
 
 
 @pytest.fixture
@@ -53,7 +35,7 @@ def run(folder: Path, *cells: str, allow_errors: bool = False) -> list[nbformat.
     opening = LOOPBACK.format(tests=str(Path(__file__).parent.parent), folder=str(folder))
     sources = [opening, "%load_ext mlvm", *cells, "provider.close()"]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
-    NotebookClient(notebook, kernel_name="python3", timeout=120, allow_errors=allow_errors).execute()
+    NotebookClient(notebook, kernel_name="python3", timeout=600, allow_errors=allow_errors).execute()
     return list(notebook.cells[2:-1])
 
 
@@ -141,8 +123,28 @@ def test_the_kernel_in_the_machine_ends_with_the_notebook(folder: Path) -> None:
             for source in (opening, "%load_ext mlvm", "%%mlvm box\nimport os; print(os.getpid())")
         ]
     )
-    NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
+    NotebookClient(notebook, kernel_name="python3", timeout=600).execute()
 
     pid = int(notebook.cells[-1].outputs[0].text)
     status = Path(f"/proc/{pid}/stat")
     assert not status.exists() or status.read_text().split()[2] == "Z"
+
+
+def test_the_panel_has_a_picture_for_every_reader(folder: Path) -> None:
+    """Widgets for who has them, HTML for a page, text for a console; closed, it leaves no thread."""
+    alone, closed = run(
+        folder,
+        "%mlvm",
+        "import threading, time\n"
+        "_.close()\n"
+        "deadline = time.monotonic() + 20\n"
+        "while 'mlvm-watch' in [t.name for t in threading.enumerate()] and time.monotonic() < deadline:\n"
+        "    time.sleep(0.05)\n"
+        "print([t.name for t in threading.enumerate() if t.name.startswith('mlvm')])",
+    )
+
+    (output,) = alone.outputs
+    assert set(output.data) == {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"}
+    assert output.data["text/plain"].splitlines()[1].startswith("box      stopped  000000000000")
+    assert '<span class="mlvm-name">box</span>' in output.data["text/html"]
+    assert closed.outputs[0].text == "[]\n"

@@ -18,12 +18,13 @@ from fakes import LoopbackProvider, write_record
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+from mlvm import group
 from mlvm.errors import KernelError, SpecError
 from mlvm.events import Observer
 from mlvm.kernel import launch
 from mlvm.machine.provider import State
 from mlvm.machine.record import Record
-from mlvm.notebook.cells import CellKernel
+from mlvm.notebook.kernels import Kernels
 from mlvm.paths import Home
 from mlvm.project import Project
 
@@ -165,15 +166,22 @@ def test_help_of_the_guest_is_shown(shell: InteractiveShell) -> None:
     )
 
 
-def test_an_interrupt_reaches_the_guest(shell: InteractiveShell) -> None:
-    in_guest(shell, "import time")
-    interrupt = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    interrupt.start()
+def test_an_interrupt_reaches_the_guest(shell: InteractiveShell, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    in_guest(shell, "import pathlib, time")
 
+    def interrupt() -> None:
+        deadline = time.monotonic() + 240
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     began = time.monotonic()
-    cell = in_guest(shell, "try:\n    time.sleep(60)\nfinally:\n    print('tidied up')")
+    sleep = f"    pathlib.Path({str(begun)!r}).touch()\n    time.sleep(600)"
+    cell = in_guest(shell, f"try:\n{sleep}\nfinally:\n    print('tidied up')")
 
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 300
     assert type(cell.error).__name__ == "KeyboardInterrupt"
     assert "tidied up\n" in cell.stdout
     assert in_guest(shell, "print('on')").stdout == "on\n"
@@ -183,9 +191,11 @@ def test_a_dead_kernel_is_told_and_replaced(shell: InteractiveShell) -> None:
     cell = in_guest(shell, "import os; os._exit(5)")
 
     assert isinstance(cell.error, KernelError)
-    assert cell.stdout == (
-        "error: the kernel in machine `box` died while the cell ran\n"
-        "hint: run the cell again: a new kernel is started for it\n"
+    assert re.fullmatch(
+        r"error: the kernel in machine `box` died (under|at about the time) the cell.* \(outcome unknown\)\n"
+        r"  the kernel in machine `box` ended with code 5\n"
+        r"hint: the cell may have run in part: look at what it changes before running it again\n",
+        cell.stdout,
     )
     assert in_guest(shell, "print('new')").stdout == "new\n"
 
@@ -239,14 +249,17 @@ def test_up_then_a_cell(
         asked.append(target)
         return Project(folder=tmp_path, home=home)
 
-    def up(self: Project, name: str | None = None, *, observer: Observer) -> Record:
+    def up(
+        project: Project, name: str | None, *, frozen: bool, here: Path, observer: Observer
+    ) -> list[Record]:
+        assert not frozen
         asked.append(name)
         observer.stage_started("build", "system")
         observer.stage_finished("build", 1.5, "4 layers")
-        return write_record(home, name or "mine", tmp_path)
+        return [write_record(home, name or "mine", tmp_path)]
 
     monkeypatch.setattr(Project, "find", find)
-    monkeypatch.setattr(Project, "up", up)
+    monkeypatch.setattr(group, "up", up)
 
     shown = Cell(shell, "%mlvm up sklearn --name mine").outputs
     cell = Cell(shell, "%%mlvm\nprint('here')")
@@ -304,7 +317,7 @@ def test_suspend_keeps_the_kernel(shell: InteractiveShell, provider: LoopbackPro
     Cell(shell, "%mlvm suspend box")
 
     assert provider.states["box"] is State.SUSPENDED
-    assert shell.magics_manager.registry["MlvmMagics"].kernels["box"].alive()
+    assert shell.magics_manager.registry["MlvmMagics"].kernels.living("box") is not None
 
 
 def test_stop_needs_a_name(shell: InteractiveShell) -> None:
@@ -314,9 +327,33 @@ def test_stop_needs_a_name(shell: InteractiveShell) -> None:
 
 
 def test_help(shell: InteractiveShell) -> None:
-    (shown,) = Cell(shell, "%mlvm").outputs
+    (shown,) = Cell(shell, "%mlvm help").outputs
 
-    assert shown["text/plain"].startswith("%mlvm up [BOX] [--name NAME]")
+    assert shown["text/plain"].startswith("%mlvm   ")
+    assert "%mlvm up [BOX] [--name NAME]" in shown["text/plain"]
+
+
+def test_alone_it_is_a_panel(shell: InteractiveShell, machine: Record) -> None:
+    """In a console it is a picture of one moment, and nothing goes on looking."""
+    cell = Cell(shell, "%mlvm")
+
+    assert repr(cell.value).splitlines()[1] == f"box      stopped  000000000000  {machine.project}"
+    assert not any(thread.name == "mlvm-watch" for thread in threading.enumerate())
+
+
+def test_snapshot(shell: InteractiveShell, provider: LoopbackProvider) -> None:
+    (shown,) = Cell(shell, "%mlvm snapshot box before").outputs
+
+    assert provider.taken == [("box", "before")]
+    assert "machine `box` is kept as `before`, and goes on running" in shown["text/plain"]
+
+
+def test_restore_wants_a_name(shell: InteractiveShell, provider: LoopbackProvider) -> None:
+    Cell(shell, "%mlvm snapshot box before")
+
+    assert Cell(shell, "%mlvm restore box").stdout == (
+        "error: which snapshot?\n  snapshots: `before`\nhint: %mlvm restore box SNAPSHOT\n"
+    )
 
 
 def test_a_wrong_verb_is_a_usage_error(shell: InteractiveShell) -> None:
@@ -337,7 +374,7 @@ def test_closing_ends_the_kernels(shell: InteractiveShell, provider: LoopbackPro
 
 
 def test_a_kernel_that_cannot_start_leaves_nothing(
-    provider: LoopbackProvider, machine: Record, monkeypatch: pytest.MonkeyPatch
+    shell: InteractiveShell, provider: LoopbackProvider, machine: Record
 ) -> None:
     guest = provider.start(machine, None, observer=Observer())
     guest.kernel_command = ["sh", "-c", "exit 1"]
@@ -345,6 +382,6 @@ def test_a_kernel_that_cannot_start_leaves_nothing(
     with pytest.raises(
         KernelError, match=r"^the kernel in machine `box` ended with code 1, before it answered$"
     ):
-        CellKernel(Path(machine.project), "box")
+        Kernels(shell).start("box", Path(machine.project))
 
     assert provider.relays.servers == {}
