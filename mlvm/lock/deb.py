@@ -33,6 +33,7 @@ class Kind(StrEnum):
     FOLDER = "folder"
     SYMLINK = "symlink"
     HARDLINK = "hard link"
+    WHITEOUT = "whiteout"  # in a layer only: what lies below is not there
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

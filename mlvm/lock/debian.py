@@ -43,11 +43,15 @@ SYSTEM = (
     "udev",  # without it systemd waits 90 s for the console's device unit
     "usr-is-merged",  # instead of usrmerge, which brings perl; our trees are merged when they are made
 )
+#: What a release does not have.
+MISSING = {"bullseye": frozenset({"usr-is-merged"})}
 GUEST_KERNEL = "linux-image-cloud-amd64"
 BOOT = ("busybox-static",)
 #: mkfs.erofs reads tar files, and mke2fs is reproducible, only since this release; depmod comes along.
 TOOLS_RELEASE = "trixie"
 TOOLS = ("e2fsprogs", "erofs-utils", "kmod")
+#: What boots a box where no QEMU loads the guest kernel: by BIOS and by UEFI.
+BOX_TOOLS = ("grub-common", "grub-efi-amd64-bin", "grub-pc-bin")
 
 #: Read by apt before anything else, so that the host's own settings are never seen.
 SETTINGS = 'Dir::Etc::main "/dev/null";\nDir::Etc::parts "/dev/null";\n'
@@ -87,7 +91,7 @@ class AptRoot:
         stanzas = (f"Package: {p.name}\nPin: version {p.version}\nPin-Priority: 1001\n" for p in packages)
         write_whole(self.folder / "preferences", "\n".join(stanzas))
 
-    def ask(self, program: str, *arguments: str, failing: str, timeout: float = 120) -> str:
+    def ask(self, program: str, *arguments: str, failing: str, timeout: float = 600) -> str:
         """Return what one of apt's programs answers on this root. Raises ResolveError `failing`, in apt's words."""
         options = [part for name, value in self._options().items() for part in ("-o", f"{name}={value}")]
         done = run(
@@ -132,30 +136,46 @@ class DebianPart:
     """What a resolved guest system consists of."""
 
     system: tuple[DebianPackage, ...]
+    apt: tuple[DebianPackage, ...]
     boot: tuple[DebianPackage, ...]
     guest_kernel: str
+    box_kernel: DebianPackage
 
 
-def resolve_system(root: AptRoot, *, previous: Collection[DebianPackage], observer: Observer) -> DebianPart:
-    """Resolve guest system, guest kernel and initramfs tools; versions in `previous` are kept where still offered."""
+def box_kernel_name(guest_kernel: str) -> str:
+    """Return the package of the same guest kernel with drivers for every hypervisor's hardware."""
+    return guest_kernel.replace("-cloud-", "-")
+
+
+def resolve_system(
+    root: AptRoot, *, previous: Collection[DebianPackage], observer: Observer, apt: Collection[str] = ()
+) -> DebianPart:
+    """Resolve guest system, guest kernel and initramfs tools; versions in `previous` are kept where still offered.
+
+    `apt` are packages besides, "git" or "git=1:2.39.5-0+deb12u2"; they come on top of the system and change none of it.
+    """
     with hold(root.folder / "hold"):
         root.update()
-        system = _install(root, ("?essential", *SYSTEM), previous=previous, observer=observer)
+        names = [name for name in SYSTEM if name not in MISSING.get(root.release, ())]
+        system = _install(root, ("?essential", *names), previous=previous, observer=observer)
+        more = _besides(root, system, apt, previous=previous)
         kernel = _guest_kernel(root, previous)
         boot = _show(root, [kernel, *BOOT])
-    _tell_moved(previous, (*system, *boot), observer)
-    return DebianPart(system=system, boot=boot, guest_kernel=kernel)
+        (for_box,) = _show(root, [box_kernel_name(kernel)])
+    _tell_moved(previous, (*system, *more, *boot, for_box), observer)
+    return DebianPart(system=system, apt=more, boot=boot, guest_kernel=kernel, box_kernel=for_box)
 
 
 def resolve_tools(
     root: AptRoot, *, previous: Collection[DebianPackage], observer: Observer
-) -> tuple[DebianPackage, ...]:
-    """Resolve the file system tools with every library they need, the C library included."""
+) -> tuple[tuple[DebianPackage, ...], tuple[DebianPackage, ...]]:
+    """Resolve the file system tools, and those for boxes, with every library they need, the C library included."""
     with hold(root.folder / "hold"):
         root.update()
         tools = _install(root, TOOLS, previous=previous, observer=observer)
-    _tell_moved(previous, tools, observer)
-    return tools
+        for_box = _install(root, BOX_TOOLS, previous=(*previous, *tools), observer=observer)
+    _tell_moved(previous, (*tools, *for_box), observer)
+    return tools, for_box
 
 
 def _install(
@@ -173,6 +193,30 @@ def _install(
         root.pin(())
         answer = root.ask("apt-get", "install", "--simulate", *names, failing=failing)
     return _show(root, [f"{match['name']}={match['version']}" for match in INSTALLED.finditer(answer)])
+
+
+def _besides(
+    root: AptRoot,
+    system: tuple[DebianPackage, ...],
+    apt: Collection[str],
+    *,
+    previous: Collection[DebianPackage],
+) -> tuple[DebianPackage, ...]:
+    """Return what apt would install for `apt` on top of the system. Raises ResolveError when that would change it."""
+    if not apt:
+        return ()
+    names = {package.name for package in system}
+    # What is written as NAME=VERSION wins over what an earlier lock had; the system's own versions over everything.
+    chosen = {text.partition("=")[0] for text in apt if "=" in text} | names
+    root.pin((*system, *(package for package in previous if package.name not in chosen)))
+    failing = f"apt cannot install `{' '.join(apt)}` on top of the system"
+    answer = root.ask(
+        "apt-get", "install", "--simulate", "--no-remove", *(f"{p.name}={p.version}" for p in system), *apt,
+        failing=failing,
+    )  # fmt: skip
+    found = {match["name"]: match["version"] for match in INSTALLED.finditer(answer)}
+    more = [f"{name}={version}" for name, version in found.items() if name not in names]
+    return _show(root, more) if more else ()
 
 
 def _guest_kernel(root: AptRoot, previous: Collection[DebianPackage]) -> str:

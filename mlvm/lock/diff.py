@@ -31,13 +31,17 @@ Contents = Mapping[str, Content]
 def describe(old: Lock, new: Lock) -> list[str]:
     """Return the differences, one a line; empty when both say the same."""
     lines = input_reasons(old.inputs, new.inputs)
+    lines += _interpreter(old, new)
     lines += _compare("python", _wheels(old), _wheels(new), key=Version)
     lines += _compare("system", _debs(old.system), _debs(new.system), key=version_key)
+    lines += _compare("apt", _debs(old.apt), _debs(new.apt), key=version_key)
     lines += _compare("tools", _debs(old.tools), _debs(new.tools), key=version_key)
+    lines += _compare("box", _debs(old.box), _debs(new.box), key=version_key)
     lines += _guest_kernel(old, new)
     lines += _compare("boot", _rest_of_boot(old), _rest_of_boot(new), key=version_key)
+    lines += _cuda(old, new)
     lines += _timestamps(old, new)
-    return lines + _image(old, new, nothing_moved=not lines)
+    return lines + _image(old, new, nothing_moved=not lines) + _published(old, new)
 
 
 def _wheels(lock: Lock) -> Contents:
@@ -79,6 +83,19 @@ def _how(old: Content, new: Content) -> str:
     return f" under the same name: sha256 {old.sha256[:12]}... -> {new.sha256[:12]}..."
 
 
+def _interpreter(old: Lock, new: Lock) -> list[str]:
+    """A box's own Python; that one came or went is said by the spec's part."""
+    before, after = old.interpreter, new.interpreter
+    if before is None or after is None or before == after:
+        return []
+    if before.version != after.version:
+        return [f"interpreter: {before.version} -> {after.version}"]
+    if before.url != after.url:
+        return [f"interpreter: {after.version}, another build of it"]
+    digests = f"sha256 {before.sha256[:12]}... -> {after.sha256[:12]}..."
+    return [f"interpreter: ! {after.version} has other bytes under the same name: {digests}"]
+
+
 def _guest_kernel(old: Lock, new: Lock) -> list[str]:
     """The guest kernel's version is part of its package's name, so a move looks like two packages elsewhere."""
     before, after = _debs(old.boot)[old.guest_kernel], _debs(new.boot)[new.guest_kernel]
@@ -93,6 +110,20 @@ def _guest_kernel(old: Lock, new: Lock) -> list[str]:
 
 def _rest_of_boot(lock: Lock) -> Contents:
     return {name: content for name, content in _debs(lock.boot).items() if name != lock.guest_kernel}
+
+
+def _cuda(old: Lock, new: Lock) -> list[str]:
+    """What the wheels' CUDA needs of a host; which wheels moved is said elsewhere."""
+    if old.cuda is None or new.cuda is None:
+        return []
+    return [
+        f"cuda: {what} {before or 'unknown'} -> {after or 'unknown'}"
+        for what, before, after in (
+            ("oldest driver", old.cuda.driver, new.cuda.driver),
+            ("oldest GPU", old.cuda.arch, new.cuda.arch),
+        )
+        if before != after
+    ]
 
 
 def _timestamps(old: Lock, new: Lock) -> list[str]:
@@ -114,3 +145,21 @@ def _image(old: Lock, new: Lock, *, nothing_moved: bool) -> list[str]:
         for name in sorted(old.image.digests.keys() & new.image.digests.keys())
         if old.image.digests[name] != new.image.digests[name]
     ]
+
+
+def _published(old: Lock, new: Lock) -> list[str]:
+    """Boxes that were published or are no longer pinned; the same version with another digest is said loudly."""
+    before = {(pin.name, pin.provider, pin.architecture): pin for pin in old.published}
+    after = {(pin.name, pin.provider, pin.architecture): pin for pin in new.published}
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was == now:
+            continue
+        versions = f"{was.version if was else 'nothing'} -> {now.version if now else 'nothing'}"
+        same = was is not None and now is not None and was.version == now.version
+        lines.append(
+            f"published: {'! ' if same else ''}{key[0]} for {key[1]}: {versions}"
+            + " by another digest" * same
+        )
+    return lines

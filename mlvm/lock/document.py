@@ -7,6 +7,7 @@ wheel per package that this box can use.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -53,13 +54,50 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BoxPin:
+    """A published box that was made from this lock: what the file must be that is added under this name and version."""
+
+    name: str
+    version: str
+    provider: str
+    architecture: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CudaRecord:
+    """The CUDA among the wheels: "12.1", its cuDNN, and what it needs of a host: the oldest driver and GPU.
+
+    Empty texts are not known. `table` is the date of the table of compatibility that said so.
+    """
+
+    version: str
+    cudnn: str
+    driver: str
+    arch: str
+    table: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interpreter:
+    """A Python that the Debian release does not bring: its full version, and the archive it is unpacked from."""
+
+    version: str
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
     """A whole `mlvm.lock`.
 
     `inputs` echo the part of the spec that was resolved, so that staleness can be explained without guessing.
-    `system` is the guest's operating system, `boot` holds the .debs the guest kernel, its modules and the initramfs
-    are taken from (never installed as packages), `tools` the file system tools that make the image. `guest_kernel`
-    is the name of the package in `boot` with vmlinuz. Each list is sorted by name.
+    `system` is the guest's operating system, `apt` what the spec asked for besides, `boot` holds the .debs the guest
+    kernel, its modules and the initramfs are taken from (never installed as packages), `tools` the file system tools
+    that make the image. `guest_kernel` is the name of the package in `boot` with vmlinuz. `box` is what only a box for
+    other hypervisors needs: the guest kernel with drivers for all of them, and GRUB; locks of an older mlvm have none.
+    Each list is sorted by name. `published` pins boxes that were made from this lock and published.
+    `interpreter` is None where the release's own Python is the box's.
     """
 
     name: str
@@ -71,11 +109,22 @@ class Lock:
     boot: tuple[DebianPackage, ...]
     tools: tuple[DebianPackage, ...]
     python: Pylock
+    apt: tuple[DebianPackage, ...] = ()
+    cuda: CudaRecord | None = None
     image: ImageRecord | None = field(default=None)
+    box: tuple[DebianPackage, ...] = ()
+    published: tuple[BoxPin, ...] = ()
+    interpreter: Interpreter | None = None
 
     def debs(self) -> tuple[DebianPackage, ...]:
-        """Every .deb of the lock, from all three lists."""
-        return self.system + self.boot + self.tools
+        """Every .deb that the image is made with, from four lists."""
+        return self.system + self.apt + self.boot + self.tools
+
+    @property
+    def system_python(self) -> str:
+        """The Python of the Debian release, "3.11": the agent's, and the box's unless that has its own."""
+        names = (re.fullmatch(r"python(3\.[0-9]+)-minimal", package.name) for package in self.system)
+        return next((name[1] for name in names if name), str(self.inputs["python"]))
 
     def urls(self, package: DebianPackage) -> tuple[str, ...]:
         """Places to fetch `package` from, best first: the mirror, then the archive's history."""

@@ -78,4 +78,8 @@ def _not_in(part: str, packages: Iterable[DebianPackage], needed: Iterable[str])
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return " and ".join(map(str, value))
     return "nothing" if value is None else str(value)

@@ -1,7 +1,7 @@
 """From a spec to a lock: apt and uv side by side, then a look at what the packages' scripts would do.
 
 The only part of mlvm that asks the world for versions. What a previous lock has is kept while it fits, so that a
-relock moves what was asked for and nothing else.
+relock moves what was asked for and nothing else. What the table of compatibility rules out is refused before that.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from packaging.pylock import Pylock
 from packaging.utils import canonicalize_name
 
 from mlvm.download import Blobs, fetch
 from mlvm.errors import ResolveError
 from mlvm.events import SILENT, Observer
+from mlvm.lock import compatibility, cuda, interpreters
+from mlvm.lock.compatibility import Table
+from mlvm.lock.cuda import Wishes
 from mlvm.lock.debian import (
     ARCHITECTURE,
     TOOLS_RELEASE,
@@ -23,12 +27,16 @@ from mlvm.lock.debian import (
     resolve_system,
     resolve_tools,
 )
-from mlvm.lock.document import Archive, DebianPackage, Lock
+from mlvm.lock.document import Archive, DebianPackage, Interpreter, Lock
+from mlvm.lock.fit import Fit, fit
 from mlvm.lock.mirrors import archives, wanted_debs
 from mlvm.lock.python import resolve_python
 from mlvm.lock.scripts import unknown_effects
 from mlvm.paths import Home
 from mlvm.spec.document import Spec
+
+#: What `--upgrade` calls a box's own Python.
+PYTHON = "python"
 
 
 def resolve(
@@ -45,33 +53,32 @@ def resolve(
     everything. Raises ResolveError in the resolvers' own words, and when a package's scripts do what no builder step
     does. Leaves the .debs in the store's blobs: the scripts are inside them.
     """
+    table = compatibility.find(home)
+    fitting = _fitting(spec, table, observer)
+    wanted = cuda.wishes(spec, fitting, table)
     moving = frozenset(upgrade or ())
     _check_known(moving, previous)
     kept = None if upgrade is not None and not upgrade else previous
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    own = _interpreter(spec, home=home, kept=kept, moving=moving)
     with ThreadPoolExecutor(3, thread_name_prefix="resolve") as pool:
-        python = pool.submit(
-            resolve_python,
-            spec.packages,
-            python=spec.python,
-            release=spec.debian,
-            cache_folder=home.cache / "uv",
-            previous=kept.python if kept else None,
-            upgrade={canonicalize_name(name) for name in moving},
-        )
+        python = pool.submit(_python, spec, wanted, own, home=home, kept=kept, moving=moving)
         system = pool.submit(
             resolve_system,
             _apt_root(home, spec.debian, "system", stamp),
-            previous=_staying((*kept.system, *kept.boot), spec.debian, moving) if kept else (),
+            previous=_staying((*kept.system, *kept.apt, *kept.boot, *kept.box), spec.debian, moving)
+            if kept
+            else (),
             observer=observer,
+            apt=spec.apt,
         )
         tools = pool.submit(
             resolve_tools,
             _apt_root(home, TOOLS_RELEASE, "tools", stamp),
-            previous=_staying(kept.tools, TOOLS_RELEASE, moving) if kept else (),
+            previous=_staying((*kept.tools, *kept.box), TOOLS_RELEASE, moving) if kept else (),
             observer=observer,
         )
-    debian = system.result()
+    debian, (for_image, for_box) = system.result(), tools.result()
     lock = Lock(
         name=spec.name,
         inputs=spec.resolution_inputs(),
@@ -79,13 +86,57 @@ def resolve(
         guest_kernel=debian.guest_kernel,
         archives=_archives(spec.debian, stamp),
         system=debian.system,
+        apt=debian.apt,
         boot=debian.boot,
-        tools=tools.result(),
+        tools=for_image,
         python=python.result(),
+        cuda=cuda.record_of(python.result(), spec, fitting, table),
+        interpreter=own,
+        box=tuple(sorted((debian.box_kernel, *for_box), key=lambda package: package.name)),
     )
     lock = _keep_what_did_not_move(lock, previous)
     _check_scripts(lock, home, observer)
     return lock
+
+
+def _interpreter(spec: Spec, *, home: Home, kept: Lock | None, moving: Collection[str]) -> Interpreter | None:
+    """Return the box's own Python: None where the release brings it, the kept one unless `python` is to move."""
+    if spec.debians_python:
+        return None
+    if kept and kept.interpreter and kept.inputs["python"] == spec.python and PYTHON not in moving:
+        return kept.interpreter
+    return interpreters.find(home).of(spec.python)
+
+
+def _python(
+    spec: Spec,
+    wanted: Wishes,
+    own: Interpreter | None,
+    *,
+    home: Home,
+    kept: Lock | None,
+    moving: Collection[str],
+) -> Pylock:
+    return resolve_python(
+        wanted.requirements,
+        constraints=wanted.constraints,
+        index=spec.index,
+        python=spec.python,
+        release=spec.debian,
+        full=own.version if own else None,
+        cache_folder=home.cache / "uv",
+        previous=kept.python if kept else None,
+        upgrade={canonicalize_name(name) for name in moving},
+    )
+
+
+def _fitting(spec: Spec, table: Table, observer: Observer) -> Fit:
+    """Return the builds that fit the spec. Raises ResolveError for what cannot work."""
+    found = fit(spec, table)
+    found.check()
+    for line in found.let_pass if spec.cuda else ():
+        observer.note(f"let pass: {line}")
+    return found
 
 
 def _staying(packages: Iterable[DebianPackage], release: str, moving: Collection[str]) -> list[DebianPackage]:
@@ -106,7 +157,10 @@ def _archives(release: str, stamp: str) -> tuple[Archive, ...]:
 
 
 def _keep_what_did_not_move(lock: Lock, previous: Lock | None) -> Lock:
-    """An archive whose packages are all as before keeps its timestamp; an image made of the same things its digests."""
+    """An archive whose packages are all as before keeps its timestamp; an image made of the same things its digests.
+
+    So do boxes that were published.
+    """
     if previous is None:
         return lock
     before = {archive.name: archive for archive in previous.archives}
@@ -114,30 +168,44 @@ def _keep_what_did_not_move(lock: Lock, previous: Lock | None) -> Lock:
         lock,
         archives=tuple(
             before[archive.name]
-            if archive.name in before and _from(lock.debs(), archive) == _from(previous.debs(), archive)
+            if archive.name in before and _from(lock, archive) == _from(previous, archive)
             else archive
             for archive in lock.archives
         ),
     )
-    return replace(lock, image=previous.image) if _made_of(lock) == _made_of(previous) else lock
+    if _made_of(lock) != _made_of(previous):
+        return lock
+    published = previous.published if lock.box == previous.box else ()
+    return replace(lock, image=previous.image, published=published)
 
 
-def _from(packages: Iterable[DebianPackage], archive: Archive) -> list[DebianPackage]:
-    return [package for package in packages if package.archive == archive.name]
+def _from(lock: Lock, archive: Archive) -> list[DebianPackage]:
+    return [package for package in (*lock.debs(), *lock.box) if package.archive == archive.name]
 
 
 def _made_of(lock: Lock) -> object:
     """What an image's bytes depend on; the requirements and the archives' timestamps are not among it."""
     wheels = [(package.name, package.version, package.wheels) for package in lock.python.packages]
-    return lock.guest_kernel, lock.system, lock.boot, lock.tools, lock.inputs["python"], wheels
+    return (
+        lock.guest_kernel,
+        lock.system,
+        lock.apt,
+        lock.boot,
+        lock.tools,
+        lock.inputs["python"],
+        lock.interpreter,
+        wheels,
+    )
 
 
 def _check_known(moving: Collection[str], previous: Lock | None) -> None:
     """A name that nothing has is a slip of the hand. Debian's names are used as they are, Python's in any spelling."""
     if previous is None:
         return
-    debs = {package.name for package in previous.debs()}
+    debs = {package.name for package in (*previous.debs(), *previous.box)}
     wheels = {str(package.name) for package in previous.python.packages}
+    if previous.interpreter:
+        wheels.add(PYTHON)
     unknown = [name for name in sorted(moving) if name not in debs and canonicalize_name(name) not in wheels]
     if unknown:
         raise ResolveError(

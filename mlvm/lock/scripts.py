@@ -186,7 +186,7 @@ _SEEN = {
     Found(Effect.OVERRIDE, "$DPKG_ROOT/$1"): "base-files' folders, which the builder makes",
     **{
         Found(Effect.OVERRIDE, f"/usr/local/lib/python{python}{below}"): "of group staff only where asked for"
-        for python in ("3.11", "3.13")
+        for python in ("3.9", "3.11", "3.13")
         for below in ("", "/dist-packages")
     },
     Found(Effect.ALTERNATIVE, "builtins.7.gz"): "a manual page, and those are left out",
@@ -227,9 +227,40 @@ _TRIXIE = replace(
     links={"var/lib/wtmpdb/wtmp.db": "../../log/wtmp.db"},
     texts={"var/lib/dpkg/arch-native": "amd64\n"},
 )
+_OLD_USERS = (
+    ("systemd-resolve", 997, "systemd Resolver", "/run/systemd"),
+    ("systemd-timesync", 996, "systemd Time Synchronization", "/"),
+    ("systemd-coredump", 995, "systemd Core Dumper", "/"),
+)
+_OLD_LOGS = "files for who logs in, which the builder makes"
+_BULLSEYE = replace(
+    _BOOKWORM,
+    users=(
+        *_USERS,
+        *(User(name=name, uid=uid, gid=uid, comment=text, home=home) for name, uid, text, home in _OLD_USERS),
+    ),
+    groups={
+        **{{"_ssh": "ssh"}.get(name, name): gid for name, gid in _GROUPS.items()},
+        **{name: uid for name, uid, _, _ in _OLD_USERS},
+    },
+    overrides=tuple(
+        replace(override, group={"_ssh": "ssh"}.get(override.group, override.group)) for override in _OVERRIDES
+    ),
+    units={**_UNITS, "tmp.mount": False},
+    seen={
+        **_SEEN,
+        Found(Effect.OVERRIDE, "$1"): "base-files' folders, which the builder makes",
+        Found(Effect.OVERRIDE, "/$1"): "base-files' folders, which the builder makes",
+        **{Found(Effect.OVERRIDE, f"/var/{name}"): _OLD_LOGS
+           for name in ("log/btmp", "log/lastlog", "log/wtmp", "run/utmp")},
+        Found(Effect.OVERRIDE, "$log"): _OLD_LOGS,
+        Found(Effect.ALTERNATIVE, "$cmd"): "openssh-client, which only removes what older releases registered",
+        Found(Effect.DIVERSION, "bash"): "bash asks whether dash's diversion of /bin/sh is there",
+    },
+)  # fmt: skip
 
 #: Release -> what the builder does in place of its scripts.
-RELEASES: Mapping[str, Scripts] = {"bookworm": _BOOKWORM, "trixie": _TRIXIE}
+RELEASES: Mapping[str, Scripts] = {"bullseye": _BULLSEYE, "bookworm": _BOOKWORM, "trixie": _TRIXIE}
 
 
 def scripts_of(release: str) -> Scripts:

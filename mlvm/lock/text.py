@@ -7,10 +7,11 @@ nothing on trust that later becomes part of a URL, a path or a command.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,16 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
 from mlvm.errors import LockError
-from mlvm.lock.document import LOCK_VERSION, Archive, DebianPackage, ImageRecord, Lock
+from mlvm.lock.document import (
+    LOCK_VERSION,
+    Archive,
+    BoxPin,
+    CudaRecord,
+    DebianPackage,
+    ImageRecord,
+    Interpreter,
+    Lock,
+)
 
 HEADER = """\
 # What this box is made of, exactly. Written by `mlvm lock`; commit it, and do not edit it.
@@ -29,7 +39,9 @@ HEADER = """\
 
 """
 
-LISTS = ("system", "boot", "tools")
+LISTS = ("system", "apt", "boot", "tools", "box")
+#: The lists that are only there when they hold something.
+OPTIONAL = frozenset({"apt", "box"})
 
 
 class Form(NamedTuple):
@@ -41,11 +53,18 @@ class Form(NamedTuple):
 
 ANY = Form(re.compile(r"[^\x00-\x1f\x7f]+"), "text in one line")
 BOX_NAME = Form(re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"), "the name of a box")
-PYTHON = Form(re.compile(r"3\.[0-9]{1,2}"), "a Python such as 3.11")
+PYTHON = Form(re.compile(r"3\.[0-9]{1,2}t?"), "a Python such as 3.11")
+NUMBERS = Form(re.compile(r"[0-9]{1,8}(?:\.[0-9]{1,8}){0,4}"), "a version in numbers, such as 12.1")
+DATE = Form(re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), "a date such as 2026-11-24")
 SHA256 = Form(re.compile(r"[0-9a-f]{64}"), "a SHA-256 digest of 64 hexadecimal digits")
 URL = Form(re.compile(r"(?:https?|file)://[!-~]+"), "a URL of http, https or file")
 TIMESTAMP = Form(re.compile(r"[0-9]{8}T[0-9]{6}Z"), "a moment such as 20261123T160000Z")
 WORD = Form(re.compile(r"[a-z0-9][a-z0-9+.-]*"), "a name as Debian writes them")
+PUBLISHED = Form(
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"), "a box such as team/housing"
+)
+PROVIDER = Form(re.compile(r"[a-z0-9][a-z0-9_]*"), "one of Vagrant's providers")
+APT = Form(re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"), "a Debian package such as git")
 DEB_VERSION = Form(re.compile(r"(?:[0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*"), "a Debian version")
 #: Stays below its archive: no way up, no absolute path, nothing that a URL would read in another way.
 POOL_PATH = Form(re.compile(r"pool(?:/(?!\.)[A-Za-z0-9+._~-]+)+\.deb"), "a path in a Debian pool")
@@ -60,15 +79,27 @@ def dumps(lock: Lock) -> str:
         "guest-kernel": lock.guest_kernel,
         "inputs": dict(lock.inputs),
     }
+    if lock.cuda is not None:
+        document["cuda"] = {key: value for key, value in asdict(lock.cuda).items() if value}
+    if lock.interpreter is not None:
+        document["interpreter"] = asdict(lock.interpreter)
     if lock.image is not None:
         document["image"] = {"builder": lock.image.builder, "digests": dict(lock.image.digests)}
+    if lock.published:
+        document["published"] = [asdict(pin) for pin in lock.published]
     document["archives"] = [
         {**asdict(archive), "components": list(archive.components)} for archive in lock.archives
     ]
     document["python"] = lock.python.to_dict()
     for name in LISTS:
-        document[name] = [asdict(package) for package in getattr(lock, name)]
+        if getattr(lock, name) or name not in OPTIONAL:
+            document[name] = [asdict(package) for package in getattr(lock, name)]
     return HEADER + tomli_w.dumps(document)
+
+
+def digest_of(lock: Lock) -> str:
+    """Return the SHA-256 of what a lock means: all of it but what was found out by using it."""
+    return hashlib.sha256(dumps(replace(lock, image=None, published=())).encode()).hexdigest()
 
 
 def load(path: Path) -> Lock:
@@ -185,7 +216,8 @@ def _read(document: _Table) -> Lock:
     """Return the lock; it means something only when there are no complaints."""
     document.asked.add("lock-version")
     archives = tuple(_archive(table) for table in document.tables("archives"))
-    lists = {key: tuple(_package(table) for table in document.tables(key)) for key in LISTS}
+    there = [key for key in LISTS if key not in OPTIONAL or key in document.content]
+    lists = {key: tuple(_package(table) for table in document.tables(key)) for key in there}
     python = _python(document)
     lock = Lock(
         name=document.text("name", BOX_NAME),
@@ -195,7 +227,12 @@ def _read(document: _Table) -> Lock:
         archives=archives,
         **lists,
         python=python,
+        cuda=_cuda(document.table("cuda")) if "cuda" in document.content else None,
         image=_image(document.table("image")) if "image" in document.content else None,
+        published=_published(document),
+        interpreter=_interpreter(document.table("interpreter"))
+        if "interpreter" in document.content
+        else None,
     )
     document.close()
     if not document.complaints:
@@ -215,6 +252,47 @@ def _inputs(table: _Table) -> dict[str, object]:
         "python": table.text("python", PYTHON),
         "packages": packages,
     }
+    if "apt" in table.content:
+        found["apt"] = list(table.texts("apt", APT))
+    if "index" in table.content:
+        places = table.table("index")
+        found["index"] = {name: places.text(name, URL) for name in places.content}
+    if "cuda" in table.content:
+        found["cuda"] = _cuda_inputs(table.table("cuda"))
+    table.close()
+    return found
+
+
+def _cuda_inputs(table: _Table) -> dict[str, object]:
+    found: dict[str, object] = {"version": table.text("version", NUMBERS)}
+    for key in ("cudnn", "driver"):
+        if key in table.content:
+            found[key] = table.text(key, NUMBERS)
+    if "arch" in table.content:
+        found["arch"] = list(table.texts("arch", NUMBERS))
+    if "nvcc" in table.content:
+        if table.get("nvcc") is not True:
+            table.complain("nvcc", "true", table.get("nvcc"))
+        found["nvcc"] = True
+    table.close()
+    return found
+
+
+def _cuda(table: _Table) -> CudaRecord:
+    others = {
+        key: table.text(key, NUMBERS) if key in table.content else "" for key in ("cudnn", "driver", "arch")
+    }
+    record = CudaRecord(version=table.text("version", NUMBERS), table=table.text("table", DATE), **others)
+    table.close()
+    return record
+
+
+def _interpreter(table: _Table) -> Interpreter:
+    found = Interpreter(
+        version=table.text("version", NUMBERS),
+        url=table.text("url", URL),
+        sha256=table.text("sha256", SHA256),
+    )
     table.close()
     return found
 
@@ -254,6 +332,26 @@ def _image(table: _Table) -> ImageRecord:
     )
     table.close()
     return record
+
+
+def _published(document: _Table) -> tuple[BoxPin, ...]:
+    value = document.get("published") or []
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        document.complain("published", "an array of tables", value)
+        return ()
+    pins = []
+    for index, row in enumerate(value):
+        table = _Table(row, f"published[{index}].", document.complaints)
+        pin = BoxPin(
+            name=table.text("name", PUBLISHED),
+            version=table.text("version", NUMBERS),
+            provider=table.text("provider", PROVIDER),
+            architecture=table.text("architecture", WORD),
+            sha256=table.text("sha256", SHA256),
+        )
+        table.close()
+        pins.append(pin)
+    return tuple(pins)
 
 
 def _python(document: _Table) -> Pylock:
@@ -313,6 +411,14 @@ def _cross_check(lock: Lock) -> list[str]:
         for package in getattr(lock, key)
         if package.archive not in known
     ]
+    python = str(lock.inputs["python"])
+    if (lock.interpreter is None) != (python == lock.system_python):
+        complaints.append(
+            f"interpreter: Python {python} is wanted, and Debian's own is {lock.system_python}: "
+            + ("nothing says where it comes from" if lock.interpreter is None else "another is not needed")
+        )
+    elif lock.interpreter and not f"{lock.interpreter.version}.".startswith(f"{python.rstrip('t')}."):
+        complaints.append(f"interpreter: {lock.interpreter.version} is not Python {python}")
     if lock.guest_kernel not in {package.name for package in lock.boot}:
         complaints.append(f"guest-kernel: `{lock.guest_kernel}` is not among the packages of boot")
     return complaints

@@ -94,4 +94,5 @@ def guest(**versions: str) -> list[Stanza]:
         *(of(name) for name in sorted(plain)),
         of("linux-image-cloud-amd64", Depends="linux-image-6.1.0-56-cloud-amd64 (= 6.1.174-1)"),
         stanza("linux-image-6.1.0-56-cloud-amd64", "6.1.174-1", Depends="initramfs-tools"),
+        stanza("linux-image-6.1.0-56-amd64", "6.1.174-1", Depends="initramfs-tools"),
     ]

@@ -14,6 +14,7 @@ from mlvm.lock.mirrors import archives
 from mlvm.spec.document import Spec
 
 STAMP = "20261123T160000Z"
+FILES = "https://files.pythonhosted.org/p"
 KERNEL = "linux-image-6.1.0-56-cloud-amd64"
 
 
@@ -47,7 +48,7 @@ def pylock(versions: Mapping[str, str]) -> Pylock:
                     "version": version,
                     "wheels": [
                         {
-                            "url": f"https://files.pythonhosted.org/p/{name}-{version}-py3-none-any.whl",
+                            "url": f"{FILES}/{name.replace('-', '_')}-{version}-py3-none-any.whl",
                             "size": 2000,
                             "hashes": {"sha256": digest(f"{name} {version}")},
                         }

@@ -154,6 +154,7 @@ def newer_kernel() -> list[small.Stanza]:
         *offered,
         small.stanza("linux-image-cloud-amd64", Depends="linux-image-6.1.0-57-cloud-amd64 (= 6.1.180-1)"),
         small.stanza("linux-image-6.1.0-57-cloud-amd64", "6.1.180-1"),
+        small.stanza("linux-image-6.1.0-57-amd64", "6.1.180-1"),
     ]
 
 
@@ -180,14 +181,15 @@ def test_tools_come_with_their_libraries(archive: small.SmallArchive, tmp_path: 
         "trixie",
         [
             small.stanza("libc6", "2.41-1"),
-            *(small.stanza(name, Depends="libc6") for name in debian.TOOLS),
+            *(small.stanza(name, Depends="libc6") for name in (*debian.TOOLS, *debian.BOX_TOOLS)),
         ],
     )
     root = AptRoot(folder=tmp_path, release="trixie", archives=archives("trixie", "20261123T160000Z"))
 
-    tools = resolve_tools(root, previous=(), observer=Notes())
+    tools, for_box = resolve_tools(root, previous=(), observer=Notes())
 
     assert [package.name for package in tools] == sorted({"libc6", *debian.TOOLS})
+    assert [package.name for package in for_box] == sorted({"libc6", *debian.BOX_TOOLS})
 
 
 def test_an_archive_without_a_package_we_need(archive: small.SmallArchive, root: AptRoot) -> None:
@@ -334,3 +336,60 @@ def test_the_hosts_settings_are_not_seen(root: AptRoot) -> None:
     assert "/etc/apt/sources.list" not in settings.replace("Dir::Etc::sourcelist", "")
     assert 'APT::Get::AllowUnauthenticated "false";' in settings
     assert "Acquire::http::Proxy" not in settings
+
+
+def on_top(root: AptRoot, *apt: str, previous: tuple[DebianPackage, ...] = ()) -> dict[str, str]:
+    part = resolve_system(root, previous=previous, observer=Notes(), apt=apt)
+    return {package.name: package.version for package in part.apt}
+
+
+def test_packages_besides_come_with_what_the_system_has_not(
+    archive: small.SmallArchive, root: AptRoot
+) -> None:
+    more = [small.stanza("git", Depends="libc6, git-man"), small.stanza("git-man")]
+    archive.offer("bookworm", [*small.guest(), *more])
+
+    assert on_top(root, "git") == {"git": "1.0-1", "git-man": "1.0-1"}
+
+
+@pytest.mark.usefixtures("archive")
+def test_what_the_system_has_already_is_not_besides(root: AptRoot) -> None:
+    assert on_top(root, "less") == {}
+
+
+def test_a_version_besides_can_be_named(archive: small.SmallArchive, root: AptRoot) -> None:
+    more = [small.stanza("git", "1.0-1"), small.stanza("git", "2.0-1")]
+    archive.offer("bookworm", [*small.guest(), *more])
+
+    assert on_top(root, "git=1.0-1") == {"git": "1.0-1"}
+
+
+def test_a_package_besides_is_kept_while_it_is_offered(archive: small.SmallArchive, root: AptRoot) -> None:
+    archive.offer("bookworm", [*small.guest(), small.stanza("git", "1.0-1")])
+    kept = resolve_system(root, previous=(), observer=Notes(), apt=["git"]).apt
+    archive.offer("bookworm", [*small.guest(), small.stanza("git", "1.0-1"), small.stanza("git", "2.0-1")])
+
+    assert on_top(root, "git", previous=kept) == {"git": "1.0-1"}
+    assert on_top(root, "git") == {"git": "2.0-1"}
+
+
+@pytest.mark.parametrize(
+    "other", [small.stanza("tool", Conflicts="less"), small.stanza("tool", Depends="libc6 (>= 2.0)")]
+)
+def test_what_would_change_the_system_is_refused(
+    archive: small.SmallArchive, root: AptRoot, other: small.Stanza
+) -> None:
+    archive.offer("bookworm", [*small.guest(), other])
+
+    with pytest.raises(ResolveError) as error:
+        on_top(root, "tool")
+
+    assert error.value.message == "apt cannot install `tool` on top of the system"
+
+
+@pytest.mark.usefixtures("archive")
+def test_a_package_besides_that_nobody_offers(root: AptRoot) -> None:
+    with pytest.raises(ResolveError) as error:
+        on_top(root, "gitt")
+
+    assert "Unable to locate package gitt" in error.value.details

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import lock_sample as sample
+import pytest
 
 from mlvm.lock.diff import describe
-from mlvm.lock.document import ImageRecord, Lock
+from mlvm.lock.document import BoxPin, ImageRecord, Lock
 from mlvm.lock.mirrors import archives
 
 OLD = sample.lock()
@@ -118,3 +119,26 @@ def test_another_image_made_of_the_same_things_is_said_loudly() -> None:
 
 def test_another_image_by_another_builder_is_normal() -> None:
     assert describe(with_image("1"), with_image("2", builder=2)) == []
+
+
+def pinned(version: str, digest: str = "1") -> Lock:
+    pin = BoxPin(name="team/x", version=version, provider="libvirt", architecture="amd64", sha256=digest * 64)
+    return replace(OLD, published=(pin,))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (OLD, pinned("1.0.0"), ["published: team/x for libvirt: nothing -> 1.0.0"]),
+        (pinned("1.0.0"), pinned("1.1.0"), ["published: team/x for libvirt: 1.0.0 -> 1.1.0"]),
+        (pinned("1.0.0"), OLD, ["published: team/x for libvirt: 1.0.0 -> nothing"]),
+        (
+            pinned("1.0.0"),
+            pinned("1.0.0", "2"),
+            ["published: ! team/x for libvirt: 1.0.0 -> 1.0.0 by another digest"],
+        ),
+        (pinned("1.0.0"), pinned("1.0.0"), []),
+    ],
+)
+def test_boxes_that_were_published(old: Lock, new: Lock, said: list[str]) -> None:
+    assert describe(old, new) == said

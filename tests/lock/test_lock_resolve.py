@@ -12,7 +12,7 @@ from mlvm.download import Blobs
 from mlvm.errors import ResolveError
 from mlvm.lock import resolve as module
 from mlvm.lock.diff import describe
-from mlvm.lock.document import ImageRecord, Lock
+from mlvm.lock.document import BoxPin, ImageRecord, Lock
 from mlvm.lock.fresh import stale_reasons
 from mlvm.lock.mirrors import archives, nearest, wanted_debs, wanted_wheels
 from mlvm.lock.python import PYTHON_FULL
@@ -73,6 +73,25 @@ def test_a_name_that_nothing_has_is_a_slip() -> None:
         module._check_known({"nunpy", "numpy"}, sample.lock())
 
     assert error.value.message == "nothing called `nunpy` is in the lock"
+
+
+PIN = BoxPin(name="team/x", version="1.0.0", provider="libvirt", architecture="amd64", sha256="a" * 64)
+
+
+def test_a_published_box_stays_pinned_while_it_is_what_the_lock_gives() -> None:
+    new = later(inputs={"debian": "bookworm", "python": "3.11", "packages": ["numpy>=2.1"]})
+
+    kept = module._keep_what_did_not_move(new, sample.lock(published=(PIN,)))
+    assert kept.published == (PIN,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"python": sample.pylock({"numpy": "2.5.0"})}, {"box": (sample.deb("zlib1g", archive="trixie"),)}],
+)
+def test_a_published_box_is_not_pinned_by_a_lock_that_gives_another(change: dict[str, object]) -> None:
+    kept = module._keep_what_did_not_move(later(**change), sample.lock(published=(PIN,)))
+    assert kept.published == ()
 
 
 @pytest.mark.parametrize("name", ["NumPy", "libc6", "e2fsprogs", "linux-image-6.1.0-56-cloud-amd64"])

@@ -152,4 +152,4 @@ def test_a_release_without_a_table() -> None:
         unknown_effects("sarge", {})
 
     assert caught.value.message == "mlvm has no table of what Debian sarge's scripts do"
-    assert caught.value.hint == "use one of bookworm, trixie"
+    assert caught.value.hint == "use one of bookworm, bullseye, trixie"

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlvm.errors import LockError
-from mlvm.lock.document import DebianPackage, ImageRecord
-from mlvm.lock.text import HEADER, dumps, load, loads
+from mlvm.lock.document import BoxPin, DebianPackage, ImageRecord
+from mlvm.lock.text import HEADER, digest_of, dumps, load, loads
 
 FROM_GIT = "take it from version control, or remove it and `mlvm lock`"
 
@@ -102,6 +102,44 @@ def test_any_lock_is_read_back(system: Any, tools: Any, python: Any, image: Any)
     lock = sample.lock(system=system, tools=tools, python=sample.pylock(python), image=image)
 
     assert loads(dumps(lock)) == lock
+
+
+PIN = BoxPin(name="team/x", version="1.0.0", provider="libvirt", architecture="amd64", sha256="a" * 64)
+
+
+def test_published_boxes_are_read_back() -> None:
+    lock = sample.lock(published=(PIN, replace(PIN, provider="vmware_desktop")))
+
+    assert loads(dumps(lock)) == lock
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("name", "../x", "published[0].name: a box such as team/housing is wanted, found '../x'"),
+        (
+            "version",
+            "latest",
+            "published[0].version: a version in numbers, such as 12.1 is wanted, found 'latest'",
+        ),
+        ("provider", "-x", "published[0].provider: one of Vagrant's providers is wanted, found '-x'"),
+        ("colour", "red", "published[0].colour: unknown key"),
+    ],
+)
+def test_a_bad_pin_is_complained_of(key: str, value: str, said: str) -> None:
+    document = tomllib.loads(dumps(sample.lock(published=(PIN,))))
+    document["published"][0][key] = value
+
+    with pytest.raises(LockError) as refused:
+        loads(tomli_w.dumps(document))
+    assert refused.value.details == said
+
+
+def test_the_digest_is_of_what_a_lock_means() -> None:
+    lock = sample.lock(image=None)
+
+    assert digest_of(sample.lock(published=(PIN,))) == digest_of(lock)
+    assert digest_of(sample.lock(boot=lock.boot[::-1])) != digest_of(lock)
 
 
 @settings(deadline=None)
