@@ -33,12 +33,11 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Complaint:
-    """One thing that is wrong; `planned` when the document is right and only mlvm is not there yet."""
+    """One thing that is wrong."""
 
     mark: Mark
     path: str
     text: str
-    planned: bool = False
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.mark), self.path, self.text) if part)
@@ -78,9 +77,9 @@ class Place:
             return Place(report=self.report, path=f"{self.path}[{key}]")
         return Place(report=self.report, path=f"{self.path}.{shown(key)}" if self.path else shown(key))
 
-    def complain(self, mark: Mark, text: str, *, planned: bool = False) -> None:
+    def complain(self, mark: Mark, text: str) -> None:
         """Report `text` at `mark`, under this place's path."""
-        self.report.complaints.append(Complaint(mark=mark, path=self.path, text=text, planned=planned))
+        self.report.complaints.append(Complaint(mark=mark, path=self.path, text=text))
 
 
 def shown(text: str, limit: int = 60) -> str:

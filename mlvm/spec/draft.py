@@ -8,6 +8,7 @@ place. Every draft is read back before it is returned: whoever gets one can use 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
@@ -24,18 +24,23 @@ from mlvm.errors import SpecError
 from mlvm.paths import SPEC_NAME, shipped
 from mlvm.spec import imports, nodes
 from mlvm.spec.complaints import Place, Report
-from mlvm.spec.document import DEBIAN_PYTHON, Spec
-from mlvm.spec.nodes import Keyed, Kind, Scalar
+from mlvm.spec.document import PYTHONS, Spec
+from mlvm.spec.emit import dump
+from mlvm.spec.nodes import Keyed, Scalar
 from mlvm.spec.reader import loads
 from mlvm.spec.scalars import nearest
 from mlvm.spec.schema import SCHEMA_NAME
-from mlvm.spec.table import FULL_PYTHON, release_of, valid_name
+from mlvm.spec.table import pythons_for, release_of, valid_name
 from mlvm.spec.template import shipped_templates
 
 #: Tools of the host, or what is in every box: never pinned by a draft.
 NOT_PINNED = frozenset({"ipykernel", "mlvm", "pip", "setuptools", "uv", "wheel"})
 
-_DEFAULT_PYTHON = Spec(name="any").python
+#: Folders that conda builds packages in.
+CONDA_SITE = re.compile(r"file://[^\s\"]*/(?:croot|conda-bld|feedstock_root|tmp/build)/")
+
+#: Where nothing says which.
+DEFAULT_PYTHON, DEFAULT_DEBIAN = Spec(name="any").python, Spec(name="any").debian
 
 
 def list_templates() -> list[tuple[str, str]]:
@@ -89,16 +94,21 @@ def draft_from_interpreter(folder: Path) -> tuple[str, tuple[str, ...]]:
     packages = list(_pins(chosen, unpinned))
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     python = running
-    if release_of(running) is None:
-        python = _DEFAULT_PYTHON
-        unpinned.append(f"python {running}: no Debian release known here brings it; {python} is used")
+    if running not in PYTHONS:
+        python = DEFAULT_PYTHON
+        unpinned.append(f"python {running}: no box can have it; {python} is used")
     comments = [f"{why}, pinned from Python {running} on {sys.platform}."]
     fields = {**_head(folder, python), "packages": packages, "machine": {"memory": "4 GiB"}}
     return _checked(_emit(fields, comments, folder), folder), tuple(unpinned)
 
 
+def written(fields: dict[str, Any], comments: Sequence[str], folder: Path) -> str:
+    """Return fields as the text of a spec for `folder`, read back. Raises SpecError."""
+    return _checked(_emit(fields, comments, folder), folder)
+
+
 def _head(folder: Path, python: str) -> dict[str, Any]:
-    return {"name": _name_for(folder), "debian": release_of(python), "python": python}
+    return {"name": _name_for(folder), "debian": release_of(python) or DEFAULT_DEBIAN, "python": python}
 
 
 def _name_for(folder: Path) -> str:
@@ -115,11 +125,11 @@ def _requirements_in(folder: Path) -> tuple[str | None, str]:
     requirements.txt comes first: where both are, it is what somebody installs from.
     """
     project = _project_table(folder / "pyproject.toml")
-    python = _DEFAULT_PYTHON
+    python = DEFAULT_PYTHON
     try:
         wanted = SpecifierSet(str(project.get("requires-python", "")))
-        fitting = [version for version in DEBIAN_PYTHON.values() if FULL_PYTHON[version] in wanted]
-        python = _DEFAULT_PYTHON if _DEFAULT_PYTHON in fitting else (fitting or [_DEFAULT_PYTHON])[0]
+        fitting = pythons_for(wanted)
+        python = DEFAULT_PYTHON if DEFAULT_PYTHON in fitting else (fitting or [DEFAULT_PYTHON])[0]
     except InvalidSpecifier:
         pass  # the reader says it better
     if (folder / "requirements.txt").is_file():
@@ -159,7 +169,7 @@ def _pins(chosen: Sequence[metadata.Distribution], unpinned: list[str]) -> Itera
         name = canonicalize_name(found.name)
         if name in NOT_PINNED:
             continue
-        if origin := _origin(found):
+        if origin := origin_of(found.read_text("direct_url.json")):
             unpinned.append(f"{name}: installed from {origin}, not from an index")
             continue
         try:
@@ -172,10 +182,12 @@ def _pins(chosen: Sequence[metadata.Distribution], unpinned: list[str]) -> Itera
         yield f"{name}=={version.public}"
 
 
-def _origin(found: metadata.Distribution) -> str | None:
-    """Return where a distribution came from when that was no index (PEP 610)."""
-    said = found.read_text("direct_url.json")
-    if said is None:
+def origin_of(said: str | None) -> str | None:
+    """Return where a distribution came from when that was no index (PEP 610); `said` is its direct_url.json.
+
+    conda leaves its own building site there, which says nothing: its packages are releases.
+    """
+    if said is None or CONDA_SITE.search(said):
         return None
     try:
         document = json.loads(said)
@@ -207,32 +219,13 @@ def _renamed(text: str, folder: Path) -> str:
     return "".join(lines)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes YAML as people do: entries of lists indented, quotes double, and where any reader needs them."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = None if nodes.kind_of(text) is Kind.TEXT else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def _dump(fields: dict[str, Any]) -> str:
-    return yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-
-
 def _scalar_text(text: str) -> str:
-    return _dump({"name": text}).removeprefix("name: ").rstrip("\n")
+    return dump({"name": text}).removeprefix("name: ").rstrip("\n")
 
 
 def _emit(fields: dict[str, Any], comments: Sequence[str], folder: Path) -> str:
     said = "".join(f"# {line}\n" for line in comments)
-    return _modeline(folder) + said + _dump(fields)
+    return _modeline(folder) + said + dump(fields)
 
 
 def _modeline(folder: Path) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from mlvm.spec.complaints import Place, shown
 from mlvm.spec.nodes import Keyed, Listing, Node, Scalar
-from mlvm.spec.scalars import Schema, Text, complain_of_shape, nearest
+from mlvm.spec.scalars import Schema, complain_of_shape, nearest
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -117,17 +117,13 @@ class MapOf(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Field:
-    """One field of a record: its shape, and what editors and the reference say of it.
-
-    `planned` names work that comes later: the field is checked like any other, then refused with these words.
-    """
+    """One field of a record: its shape, and what editors and the reference say of it."""
 
     shape: Shape[object]
     text: str
     examples: Sequence[object] = ()
     default: object = None
     required: bool = False
-    planned: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,8 +146,8 @@ class Record(Generic[T]):
         before = len(at.report.complaints)
         values = self.read_fields(node, at)
         complete = not any(f.required and name not in values for name, f in self.fields.items())
-        serious = any(not c.planned for c in at.report.complaints[before:])
-        return self.make(values) if complete and not serious else None
+        wrong = len(at.report.complaints) > before
+        return self.make(values) if complete and not wrong else None
 
     def read_fields(self, node: Keyed, at: Place, *, partial: bool = False) -> dict[str, Any]:
         """Return the fields that could be read, by name; `partial` records may lack required ones."""
@@ -162,11 +158,8 @@ class Record(Generic[T]):
             if known is None:
                 below.complain(key.mark, self._unknown(key.text))
                 continue
-            before = len(at.report.complaints)
             value = known.shape.read(entry, below)
-            if known.planned and len(at.report.complaints) == before:
-                below.complain(key.mark, f"not yet: {known.planned}", planned=True)
-            elif value is not None:
+            if value is not None:
                 values[key.text] = value
         for name, wanted in self.fields.items():
             if wanted.required and not partial and node.find(name) is None:
@@ -200,17 +193,17 @@ class Record(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Either(Generic[T]):
-    """A short form as text, made into the same value as the long form by `from_text`."""
+    """A short form in one word, made into the same value as the long form by `from_short`."""
 
-    short: Text
-    from_text: Callable[[str], T]
+    short: Shape[Any]
+    from_short: Callable[[Any], T]
     long: Record[T]
 
     def read(self, node: Node, at: Place) -> T | None:
         """Return the value from the form that is there."""
         if isinstance(node, Scalar):
-            text = self.short.read(node, at)
-            return None if text is None else self.from_text(text)
+            value = self.short.read(node, at)
+            return None if value is None else self.from_short(value)
         return self.long.read(node, at)
 
     def schema(self) -> Schema:
@@ -222,14 +215,36 @@ class Either(Generic[T]):
         return self.short.words()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EitherWord(Generic[T]):
+    """One of a few words, each of which stands for a value, or the value itself."""
+
+    words_: Mapping[str, T]
+    other: Shape[T]
+
+    def read(self, node: Node, at: Place) -> T | None:
+        """Return the value that a word stands for, or the one that is there."""
+        if isinstance(node, Scalar) and node.text in self.words_:
+            return self.words_[node.text]
+        if isinstance(node, Scalar):
+            complain_of_shape(node, at, self.words())
+            return None
+        return self.other.read(node, at)
+
+    def schema(self) -> Schema:
+        """Describe both."""
+        return {"anyOf": [{"enum": list(self.words_)}, self.other.schema()]}
+
+    def words(self) -> str:
+        """Name the words, and the value."""
+        return f"{', '.join(f'`{word}`' for word in self.words_)} or {self.other.words()}"
+
+
 def describe(one: Field) -> Schema:
-    """Return the JSON Schema of a field; a planned one keeps its shape for editors and accepts nothing."""
-    planned = f"Not yet: {one.planned}. " if one.planned else ""
-    found = {"description": planned + one.text, **one.shape.schema()}
+    """Return the JSON Schema of a field."""
+    found = {"description": one.text, **one.shape.schema()}
     if one.default is not None:
         found["default"] = one.default
     if one.examples:
         found["examples"] = list(one.examples)
-    if one.planned:
-        found |= {"not": {}, "doNotSuggest": True}
     return found

@@ -26,6 +26,10 @@ MOST_BYTES = 4 * 1024 * 1024
 _FOREIGN = frozenset({"node_modules", "site-packages", "__pycache__", "build", "dist", "venv", "env"})
 
 
+#: Magics whose cells are Python all the same.
+_PYTHON_MAGICS = frozenset({"time", "timeit", "capture", "prun", "mlvm", "local"})
+
+
 def imported_modules(folder: Path) -> dict[str, Path]:
     """Return the foreign modules that the folder's code imports: top-level name to the first file that does."""
     files = sorted(_sources(folder))
@@ -88,17 +92,30 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 def _modules_of(path: Path) -> Iterator[str]:
     for code in _code_of(path):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # their escapes are not our business
-                tree = ast.parse(code)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                yield from (alias.name.partition(".")[0] for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                yield node.module.partition(".")[0]
+        yield from modules_in(code)
+
+
+def modules_in(code: str) -> Iterator[str]:
+    """Yield the top-level name of each module that a text of Python imports; none if it is not Python."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # their escapes are not our business
+            tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+
+
+def python_of(cell: str) -> str:
+    """Return the Python of a cell, with `pass` for magics; empty for a cell in another language."""
+    first, _, rest = cell.lstrip().partition("\n")
+    if first.startswith("%%"):
+        cell = rest if first[2:].split(" ", 1)[0].strip() in _PYTHON_MAGICS else ""
+    return re.sub(r"(?m)^(\s*)[%!?].*$", r"\1pass", cell)
 
 
 def _code_of(path: Path) -> Iterator[str]:
@@ -115,6 +132,4 @@ def _code_of(path: Path) -> Iterator[str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return
     for source in sources:
-        joined = "".join(source) if isinstance(source, list) else str(source)
-        if not joined.startswith("%%"):
-            yield re.sub(r"(?m)^(\s*)[%!?].*$", r"\1pass", joined)
+        yield python_of("".join(source) if isinstance(source, list) else str(source))

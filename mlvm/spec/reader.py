@@ -1,25 +1,26 @@
 """Reads `mlvm.yaml` into a Spec, strictly: every complaint at once, each with its file, line, column and path.
 
 The steps: text to nodes (`nodes`), nodes to values by the table of fields (`table`), the requirements file and the
-template are read and joined, and what concerns several fields is checked last. A document that is right but asks for
-work that comes later is refused as well: a field that is silently ignored is worse than one that is missing.
+template are read and joined, and what concerns several fields is checked last.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from packaging.utils import canonicalize_name
+
 from mlvm.errors import SpecError
 from mlvm.paths import SPEC_NAME
-from mlvm.spec import nodes, requirements, template
+from mlvm.spec import machines, nodes, requirements, template
 from mlvm.spec.complaints import Mark, Place, Report
-from mlvm.spec.document import DEBIAN_PYTHON, MachineShape, Spec
+from mlvm.spec.document import DEBIAN_PYTHON, PYTHONS, Spec
 from mlvm.spec.nodes import Keyed
 from mlvm.spec.requirements import Wanted
-from mlvm.spec.scalars import quoted
-from mlvm.spec.table import FULL_PYTHON, document, pairs, release_of
+from mlvm.spec.table import document, full_pythons, listed, pythons_allowed, release_of
 from mlvm.spec.template import Sheet
 
 #: Templates that inherit from templates: more than this is a mistake.
@@ -72,8 +73,10 @@ class _Reading:
             document.read(node, at)
             return None
         values = document.read_fields(node, at, partial=base)
-        _choose_pair(values, node, at)
+        _choose_pair(values, node)
+        machines.check(values, node, at)
         own = self.with_requirements(values, node, folder, at)
+        own = replace(own, values=_with_plain_index(own.values, node, at))
         if (inherited := self.template(values, node, folder, at, chain=chain)) is not None:
             own = template.join(inherited, own)
         return own
@@ -119,24 +122,28 @@ class _Reading:
         return self.sheet(text, str(path), path.parent, chain=(*chain, real), base=True)
 
 
-def _choose_pair(values: dict[str, Any], node: Keyed, at: Place) -> None:
-    """Complete `debian` from `python` or the other way round; complain when the two do not go together.
+def _with_plain_index(values: dict[str, Any], node: Keyed, at: Place) -> dict[str, Any]:
+    """Return `values` with the names in `index` normalised; complain of one that is there twice."""
+    if "index" not in values:
+        return values
+    plain: dict[str, str] = {}
+    for name, url in values["index"].items():
+        if canonicalize_name(name) in plain:
+            at.below("index").complain(_mark_of("index", node), f"`{name}` is there twice, in two spellings")
+        plain[canonicalize_name(name)] = url
+    return {**values, "index": plain}
+
+
+def _choose_pair(values: dict[str, Any], node: Keyed) -> None:
+    """Complete `debian` from `python`, where a release brings that, or the other way round.
 
     When one of them could not be read, nothing is said of the other.
     """
     debian, python = values.get("debian"), values.get("python")
-    if debian and python:
-        if DEBIAN_PYTHON[debian] != python:
-            brought = quoted(DEBIAN_PYTHON[debian])
-            at.below("python").complain(
-                _mark_of("python", node),
-                f"python {python} is not in Debian {debian}; use `python: {brought}`, "
-                f"or `debian: {release_of(python)}`; others not yet",
-            )
-    elif debian and node.find("python") is None:
+    if debian and node.find("python") is None:
         values["python"] = DEBIAN_PYTHON[debian]
-    elif python and node.find("debian") is None:
-        values["debian"] = release_of(python)
+    elif python and node.find("debian") is None and (release := release_of(python)):
+        values["debian"] = release
 
 
 def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
@@ -144,17 +151,30 @@ def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
     values = {key: value for key, value in sheet.values.items() if key != "schema"}
     python = values.get("python", Spec(name="any").python)
     for limit, mark in sheet.limits:
-        if FULL_PYTHON[python] not in limit:
+        possible = full_pythons(python, values.get("debian", Spec(name="any").debian))
+        if not any(limit.contains(one) for one in possible):
+            found = possible[0] if len(possible) == 1 else python
+            use = pythons_allowed(limit)
             Place(report=report, path="requirements").complain(
-                mark, f"`requires-python` ({limit}) leaves out python {FULL_PYTHON[python]}; use {pairs()}"
+                mark,
+                f"`requires-python` ({limit}) leaves out python {found}; use {listed(use)}"
+                if use
+                else f"`requires-python` ({limit}) leaves out every Python there is: {listed(PYTHONS)}",
             )
+    if (
+        values.get("machines") and values.get("ports") and not report.complaints
+    ):  # one of them is a template's
+        where = Mark(file=str(path) if path else SPEC_NAME)
+        Place(report=report, path="ports").complain(where, machines.PORTS_ELSEWHERE)
     if report.complaints:
         return None
     return Spec(
         **{
             **values,
             "packages": tuple(wanted.text for wanted in sheet.wanted),
-            "machine": MachineShape(**values.get("machine", {})),
+            "machine": machines.shape_of(values.get("machine", {})),
+            "machines": machines.members_of(values.get("machines", {}), values.get("machine", {})),
+            "index": MappingProxyType(dict(values.get("index", {}))),
             "env": MappingProxyType(dict(values.get("env", {}))),
             "notes": tuple(report.notes),
             "path": path,

@@ -124,6 +124,15 @@ def read_file(path: Path, mark: Mark, at: Place) -> FromFile:
     return FromFile(wanted=wanted)
 
 
+def read_lines(lines: Sequence[str], path: Path, at: Place) -> tuple[Wanted, ...]:
+    """Return the requirements in lines as of a requirements.txt; `path` is the file that has them."""
+    reading = _Lines(at=at)
+    found: list[Wanted] = []
+    for number, indent, line in _logical_lines("\n".join(lines)):
+        found += reading.line(line, Mark(file=str(path), line=number, column=indent + 1), path)
+    return tuple(found)
+
+
 def read_text(path: Path, mark: Mark, at: Place, *, most: int) -> str | None:
     """Return the text of a file, or None after saying at `mark` why it cannot be had."""
     try:

@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mlvm.spec.document import DEBIAN_PYTHON
 from mlvm.spec.fields import Field
+from mlvm.spec.machines import ready
 from mlvm.spec.scalars import Schema
-from mlvm.spec.table import document, machine
+from mlvm.spec.table import cuda, document, machine, members
 
 SCHEMA_NAME = "mlvm.schema.json"
 
@@ -29,10 +29,9 @@ def schema() -> Schema:
         **document.schema(),
         "allOf": [
             {
-                "if": {"properties": {"debian": {"const": release}}, "required": ["debian"]},
-                "then": {"properties": {"python": {"const": python}}},
+                "if": {"properties": {"machines": {"minProperties": 1}}, "required": ["machines"]},
+                "then": {"properties": {"ports": False}},
             }
-            for release, python in DEBIAN_PYTHON.items()
         ],
     }
 
@@ -45,22 +44,23 @@ def schema_text() -> str:
 def reference() -> str:
     """Return the Markdown tables of all fields."""
     tables = [
-        *_table("Fields that work now", document.fields, planned=False),
-        *_table("Fields of `machine`", machine.fields, planned=False),
-        *_table(
-            "Not yet",
-            {**document.fields, **{f"machine.{name}": one for name, one in machine.fields.items()}},
-            planned=True,
-        ),
+        *_table("Fields of the document", document.fields),
+        *_table("Fields of `machine`", machine.fields),
+        *_table("Further fields of each of `machines`", _further()),
+        *_table("Fields of `ready`", ready.fields),
+        *_table("Fields of `cuda`", cuda.fields),
     ]
     return "\n".join(tables)
 
 
-def _table(title: str, fields: Mapping[str, Field], *, planned: bool) -> list[str]:
+def _further() -> Mapping[str, Field]:
+    return {name: one for name, one in members.fields.items() if name not in machine.fields}
+
+
+def _table(title: str, fields: Mapping[str, Field]) -> list[str]:
     rows = [
         f"| `{name}` | {one.text}{' Required.' if one.required else ''} | {_default(one)} | {_examples(one)} |"
         for name, one in fields.items()
-        if bool(one.planned) == planned
     ]
     return [
         f"### {title}",

@@ -1,28 +1,36 @@
 """The whole document, declared once: every field with its shape, what it is for, and examples.
 
 The reader, the JSON Schema and the reference in docs/spec.md are all made from this table, so a field cannot be in
-one and not in another. Fields whose work comes later stand here too, marked `planned`: specs may not use them yet,
-but what they will look like is settled, and a mistake in them is told as such.
+one and not in another.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
-from mlvm.spec.document import DEBIAN_NUMBER, DEBIAN_PYTHON, GIB, MachineShape, PortForward
-from mlvm.spec.fields import Either, Field, ListOf, MapOf, Record, Shape
-from mlvm.spec.requirements import RequirementText
-from mlvm.spec.scalars import Choice, Size, Text, Truth, Whole, quoted
+from packaging.specifiers import SpecifierSet
 
-#: The last number of each Python: a stable Debian release keeps it, and mends with patches.
-FULL_PYTHON = MappingProxyType({"3.11": "3.11.2", "3.13": "3.13.5"})
+from mlvm.spec.document import (
+    DEBIAN_NUMBER,
+    DEBIAN_PYTHON,
+    PYTHONS,
+    CudaWish,
+    PortForward,
+    SharedFolder,
+)
+from mlvm.spec.fields import Either, EitherWord, Field, ListOf, MapOf, Record, Shape
+from mlvm.spec.machines import ELSEWHERE, LONGEST_NAME, MACHINE, NAME_PATTERN, member
+from mlvm.spec.requirements import RequirementText
+from mlvm.spec.scalars import Choice, Text, Truth, Whole, quoted
+
+#: The last number of each release's Python: a stable Debian release keeps it, and mends with patches.
+FULL_PYTHON = MappingProxyType({"bullseye": "3.9.2", "bookworm": "3.11.2", "trixie": "3.13.5"})
 
 #: The version of the document's rules that this mlvm reads.
 SCHEMA = 1
-
-_SHAPE = MachineShape()
 
 NAME_RULE = "a name: lower-case letters, digits, `.`, `_` and `-`, 63 at most, a letter or digit at both ends"
 
@@ -44,9 +52,7 @@ def _better_name(text: str) -> str | None:
     )
 
 
-name = Text(
-    pattern="[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", rule=NAME_RULE, longest=63, improve=_better_name
-)
+name = Text(pattern=NAME_PATTERN, rule=NAME_RULE, longest=LONGEST_NAME, improve=_better_name)
 
 
 def release_of(python: str) -> str | None:
@@ -54,25 +60,45 @@ def release_of(python: str) -> str | None:
     return next((release for release, brought in DEBIAN_PYTHON.items() if brought == python), None)
 
 
-def pairs() -> str:
-    """Name every Debian release with its Python, for complaints."""
-    return ", or ".join(
-        f"`debian: {release}` with `python: {quoted(python)}`" for release, python in DEBIAN_PYTHON.items()
-    )
+def pythons_allowed(limit: SpecifierSet) -> list[str]:
+    """Return the Pythons of which some version is within `limit`."""
+    return [python for python in PYTHONS if any(limit.contains(one) for one in full_pythons(python))]
+
+
+def pythons_for(limit: SpecifierSet) -> list[str]:
+    """Return the Pythons within `limit`, best first: those that a current release brings, then the newest.
+
+    An old release is for whoever asks for it, and so is a free-threaded Python.
+    """
+    own = [(python, release) for release, python in DEBIAN_PYTHON.items() if release != "bullseye"]
+    fitting = [python for python, release in own if limit.contains(full_pythons(python, release)[0])]
+    return [*fitting, *reversed([one for one in pythons_allowed(limit) if not one.endswith("t")])]
+
+
+def full_pythons(python: str, debian: str | None = None) -> list[str]:
+    """Return what the exact version may turn out to be: one for a release's own Python, else the lock decides."""
+    if debian is not None and DEBIAN_PYTHON[debian] == python:
+        return [FULL_PYTHON[debian]]
+    return [f"{python.rstrip('t')}.{number}" for number in range(40)]
+
+
+def listed(pythons: Iterable[str]) -> str:
+    """Name Pythons as they are written, for complaints."""
+    return ", ".join(f'"{python}"' for python in pythons)
 
 
 def _better_python(text: str) -> str | None:
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3}){0,2}", text):
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)(?:\.[0-9]{1,3})?(t?)", text)
+    if found is None or text in PYTHONS:
         return None
-    if release_of(text):
-        return None
-    if release_of(minor := ".".join(text.split(".")[:2])):
-        return f"the release decides the last number of python {text}; write {quoted(minor)}"
-    return f"python {text} is in no Debian release known here; use {pairs()}; others not yet"
+    minor = found[1] + found[2]
+    if minor in PYTHONS:
+        return f"the lock decides the last number of python {text}; write {quoted(minor)}"
+    return f"python {text} cannot be had; there are {listed(PYTHONS)}"
 
 
 _OTHER_RELEASES = dict.fromkeys(
-    ("buster", "bullseye", "10", "11", "forky", "14", "ubuntu", "jammy", "noble"), "not yet: other releases"
+    ("buster", "10", "forky", "14", "ubuntu", "jammy", "noble"), "not yet: other releases"
 ) | dict.fromkeys(
     ("stable", "oldstable", "testing", "sid", "unstable"),
     "it moves from release to release; name the release",
@@ -86,7 +112,7 @@ _NUMBERS = {
 _versioned = r"[0-9]{1,4}(?:\.[0-9]{1,4}){0,2}"
 _relative = r"(?![/~\\])(?![A-Za-z]:[\\/])"
 _module = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
-_absolute = r"/(?!\.\.?(?:/|$))[^:\0\n]*"
+_place = r"/(?!\.\.?(?:/|$))[^:/\0\n][^:\0\n]*"
 
 
 def _both_ports(text: str) -> str | None:
@@ -115,7 +141,7 @@ port = Either(
         longest=11,
         improve=_both_ports,
     ),
-    from_text=_port_from_text,
+    from_short=_port_from_text,
     long=Record(
         fields={
             "guest": Field(shape=_port_number, text="TCP port in the machine.", required=True),
@@ -126,76 +152,71 @@ port = Either(
     ),
 )
 
+# Nothing above the spec: a project that comes from somebody else must not get at its reader's other files.
+_below = rf"{_relative}(?!(?:.*/)?\.\.(?:[/:]|$))[^:\0\n]+"
+
+
+def _better_folder(text: str) -> str | None:
+    if ".." in text.split(":", maxsplit=1)[0].split("/"):
+        return "a shared folder is the spec's own or one below it: without `..`"
+    return None
+
+
+def _share_from_text(text: str) -> SharedFolder:
+    folder, place, *mode = text.split(":")
+    return SharedFolder(folder=folder, at=place, write=mode == ["rw"])
+
+
+def _share(values: dict[str, Any]) -> SharedFolder:
+    return SharedFolder(folder=values["folder"], at=values.get("at"), write=values.get("write", False))
+
+
 share = Either(
     short=Text(
-        pattern=f"{_relative}[^:\\0\\n]+:{_absolute}",
-        rule='a shared folder as "FOLDER:PLACE", relative to the spec and absolute in the machine',
+        pattern=f"{_below}:{_place}(?::r[ow])?",
+        rule='a shared folder as "FOLDER:PLACE" or "FOLDER:PLACE:rw", relative to the spec and absolute in the machine',
+        improve=_better_folder,
     ),
-    from_text=str,
+    from_short=_share_from_text,
     long=Record(
         fields={
             "folder": Field(
-                shape=Text(pattern=f"{_relative}[^:\\0\\n]+", rule="a folder, relative to the spec"),
+                shape=Text(pattern=_below, rule="a folder, relative to the spec", improve=_better_folder),
                 text="Folder of the host, relative to the spec.",
                 required=True,
             ),
             "at": Field(
-                shape=Text(pattern=_absolute, rule="an absolute path in the machine"),
-                text="Where it appears in the machine.",
-                required=True,
+                shape=Text(pattern=_place, rule="an absolute path in the machine"),
+                text="Where it appears in the machine; else at /work/NAME.",
             ),
             "write": Field(shape=Truth(), text="Whether the machine may write to it.", default=False),
         },
-        make=str,
+        make=_share,
         noun="a share",
     ),
 )
+shares = EitherWord(
+    words_={
+        "rw": (SharedFolder(folder=".", write=True),),
+        "ro": (SharedFolder(folder="."),),
+    },
+    other=ListOf(item=share, longest=64, same=lambda one: one.at or one.folder, twice="`{}` is there twice"),
+)
 
-_MACHINE: dict[str, Field] = {
-    "cpus": Field(shape=Whole(least=1, most=255), text="Virtual CPUs.", examples=[4], default=_SHAPE.cpus),
-    "memory": Field(
-        shape=Size(least=256), text="RAM.", examples=["4 GiB"], default=f"{_SHAPE.memory // GIB} GiB"
-    ),
-    "disk": Field(
-        shape=Size(least=1024),
-        text="Room for what the machine writes; takes only what is written on the host.",
-        examples=["32 GiB"],
-        default=f"{_SHAPE.disk // GIB} GiB",
-    ),
-    "gpu": Field(
-        shape=Whole(least=0, most=16),
-        text="GPUs of the host to pass through.",
-        examples=[1],
-        planned="GPU passthrough",
-    ),
-    "cpu_weight": Field(
-        shape=Whole(least=1, most=10000),
-        text="Share of the CPUs when machines compete; 100 is everybody's default.",
-        examples=[50],
-        planned="limits shared between machines",
-    ),
-    "disk_iops": Field(
-        shape=Whole(least=1, most=10_000_000),
-        text="Disk operations a second, at most.",
-        examples=[2000],
-        planned="limits shared between machines",
-    ),
-}
 _TOP_LEVEL = "it stands at the top level, not in `machine`"
 machine: Record[dict[str, Any]] = Record(
-    fields=_MACHINE,
+    fields=MACHINE,
     make=dict,
     noun="a mapping",
     elsewhere={
-        **dict.fromkeys(("cpu", "cores", "vcpus"), "write `cpus`"),
-        **dict.fromkeys(("ram", "mem"), "write `memory`"),
+        **ELSEWHERE,
         **dict.fromkeys(("env", "network", "ports", "share", "python", "debian", "packages"), _TOP_LEVEL),
     },
 )
 
-_COUNTED = {"count": Field(shape=Whole(least=1, most=64), text="How many of them.", default=1)}
+members = member(port)
 
-_cuda: Record[dict[str, Any]] = Record(
+cuda: Record[CudaWish] = Record(
     fields={
         "version": Field(
             shape=Text(pattern=_versioned, rule='a CUDA version such as "12.4"'),
@@ -219,8 +240,13 @@ _cuda: Record[dict[str, Any]] = Record(
             text="Compute capabilities it must run on.",
             examples=[["8.0", "9.0"]],
         ),
+        "allow_unknown": Field(
+            shape=Truth(),
+            text="Whether pairs that the table of compatibility does not know are let pass.",
+            default=False,
+        ),
     },
-    make=dict,
+    make=lambda values: CudaWish(**values),
     noun="a mapping",
 )
 
@@ -264,11 +290,12 @@ _FIELDS: dict[str, Field] = {
     ),
     "python": Field(
         shape=Text(
-            pattern="|".join(re.escape(version) for version in DEBIAN_PYTHON.values()),
+            pattern="|".join(re.escape(version) for version in PYTHONS),
             rule='a Python version such as "3.11"',
             improve=_better_python,
         ),
-        text="Python version, one that the release brings; in quotes. Follows from `debian` when only that is given.",
+        text="Python version, in quotes: 3.9 to 3.14 on any release, and 3.14t, free-threaded. Follows from "
+        "`debian` when only that is given.",
         examples=["3.11"],
         default="3.11",
     ),
@@ -291,32 +318,29 @@ _FIELDS: dict[str, Field] = {
             key_rule="a package's name",
             value=Text(pattern=r"https://[^\s@]+", rule="an `https://` URL without user or password"),
         ),
-        text="Package index per package, instead of PyPI.",
+        text="Package index per package, instead of PyPI; passwords stay in your netrc.",
         examples=[{"torch": "https://download.pytorch.org/whl/cu124"}],
-        planned="other indexes than PyPI",
     ),
     "apt": Field(
         shape=_apt,
-        text="Debian packages.",
+        text="Debian packages, `NAME` or `NAME=VERSION`.",
         examples=[["git", "ffmpeg"]],
-        planned="Debian packages beside Python's own",
     ),
     "cuda": Field(
-        shape=_cuda, text="CUDA runtime.", examples=[{"version": "12.4", "cudnn": "9.1"}], planned="CUDA"
+        shape=cuda, text="CUDA runtime (docs/cuda.md).", examples=[{"version": "12.4", "cudnn": "9.1"}]
     ),
     "machine": Field(
         shape=machine, text="What the virtual machine is given.", examples=[{"cpus": 4, "memory": "8 GiB"}]
     ),
     "machines": Field(
         shape=MapOf(
-            key=name.pattern,
+            key=NAME_PATTERN,
             key_rule="a name of lower-case letters, digits, `.`, `_` and `-`",
-            value=Record(fields=_MACHINE | _COUNTED, make=dict, noun="a mapping"),
+            value=members,
             most=64,
         ),
-        text="Several machines of this box, by name.",
-        examples=[{"head": {"cpus": 2}, "worker": {"count": 3, "memory": "8 GiB"}}],
-        planned="several machines from one spec",
+        text="Several machines instead of one, by name; each may say what `machine` says, and more.",
+        examples=[{"head": {"ready": {"port": 22}}, "worker": {"count": 3, "after": ["head"]}}],
     ),
     "preload": Field(
         shape=ListOf(item=Text(pattern=_module, rule="a module's name, such as `sklearn.svm`")),
@@ -333,10 +357,10 @@ _FIELDS: dict[str, Field] = {
         examples=[{"OMP_NUM_THREADS": "2"}],
     ),
     "share": Field(
-        shape=ListOf(item=share),
-        text="Folders of the host to see in the machine.",
-        examples=[["./data:/data"]],
-        planned="shared folders",
+        shape=shares,
+        text="Folders of the host to see in the machine. Without it the project's own, as /work/NAME, to read and "
+        "write; `ro`: read-only; `[]`: none.",
+        examples=[["./data:/data"], "ro", []],
     ),
     "network": Field(
         shape=Choice(
@@ -360,7 +384,7 @@ document: Record[dict[str, Any]] = Record(
     make=dict,
     noun="a mapping of fields",
     elsewhere=MappingProxyType(
-        dict.fromkeys(_MACHINE, _IN_MACHINE)
+        dict.fromkeys(MACHINE, _IN_MACHINE)
         | dict.fromkeys(("ram", "mem"), "write `memory` in `machine`")
         | dict.fromkeys(("cpu", "cores"), "write `cpus` in `machine`")
         | dict.fromkeys(("dependencies", "pip", "conda"), "write `packages`, or `requirements` for a file")

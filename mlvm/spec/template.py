@@ -2,7 +2,8 @@
 
 A name means one that is shipped in templates/, a path a file relative to the spec. A template may inherit in turn.
 Joining: single values override; `packages` (with those of `requirements`) append, and a package of the same name
-replaces the template's; `env` and `machine` join key by key; a port that shares either end replaces the template's.
+replaces the template's; `env`, `index` and `machine` join key by key; a port that shares either end replaces the
+template's.
 `debian` and `python` are one choice: naming either drops what the template says of both. A template's name stays its
 own.
 """
@@ -56,7 +57,7 @@ def join(base: Sheet, own: Sheet) -> Sheet:
         values.pop("debian", None)
         values.pop("python", None)
     values |= own.values
-    for key in ("env", "machine"):
+    for key in ("env", "index", "machine"):
         if joined := {**base.values.get(key, {}), **own.values.get(key, {})}:
             values[key] = joined
     ports = own.values.get("ports", ())

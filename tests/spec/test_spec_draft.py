@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.specifiers import SpecifierSet
 
 from mlvm.errors import SpecError
 from mlvm.paths import SPEC_NAME, shipped
 from mlvm.spec import draft
 from mlvm.spec.imports import imported_modules
 from mlvm.spec.reader import loads
-from mlvm.spec.table import valid_name
+from mlvm.spec.table import pythons_for, valid_name
 
 RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -128,7 +129,12 @@ def test_a_folder_with_requirements(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("requires", "pair"),
-    [(">=3.9", ("bookworm", "3.11")), (">=3.12", ("trixie", "3.13")), ("<3.13", ("bookworm", "3.11"))],
+    [
+        (">=3.9", ("bookworm", "3.11")),
+        (">=3.12", ("trixie", "3.13")),
+        ("<3.13", ("bookworm", "3.11")),
+        ("<3.11", ("bookworm", "3.10")),
+    ],
 )
 def test_a_folder_with_a_pyproject(folder: Path, requires: str, pair: tuple[str, str]) -> None:
     (folder / "pyproject.toml").write_text(
@@ -152,7 +158,7 @@ def test_a_pyproject_that_only_configures_tools(folder: Path) -> None:
     [
         ("requirements.txt", "-e .\n", "requirements.txt:1:1: requirements: `-e .` is an editable install"),
         ("pyproject.toml", "[project\n", "pyproject.toml:1:9: requirements: this is not TOML"),
-        ("pyproject.toml", '[project]\nrequires-python = ">=4"\n', "leaves out python 3.11.2"),
+        ("pyproject.toml", '[project]\nrequires-python = ">=4"\n', "leaves out every Python there is"),
     ],
 )
 def test_a_file_that_no_lock_can_hold(folder: Path, name: str, text: str, complaint: str) -> None:
@@ -236,11 +242,8 @@ def test_what_the_code_imports(folder: Path, site: Path) -> None:
     [
         ((3, 11), ("bookworm", "3.11"), ()),
         ((3, 13), ("trixie", "3.13"), ()),
-        (
-            (3, 12),
-            ("bookworm", "3.11"),
-            ("python 3.12: no Debian release known here brings it; 3.11 is used",),
-        ),
+        ((3, 12), ("bookworm", "3.12"), ()),
+        ((3, 15), ("bookworm", "3.11"), ("python 3.15: no box can have it; 3.11 is used",)),
     ],
 )
 def test_the_running_python(
@@ -294,3 +297,20 @@ def test_the_schema_is_named_where_it_lies_beside(folder: Path) -> None:
         "# yaml-language-server: $schema=../../templates/mlvm.schema.json\n# Python and"
     )
     assert "yaml-language-server" not in draft.draft_from_template("minimal", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "first"),
+    [
+        (">=3.8", "3.11"),
+        (">=3.11.5,<3.13", "3.12"),  # Debian 12 keeps 3.11.2
+        ("==3.9.*", "3.9"),
+        (">=3.14", "3.14"),
+    ],
+)
+def test_the_best_python_of_a_range(wanted: str, first: str) -> None:
+    assert pythons_for(SpecifierSet(wanted))[0] == first
+
+
+def test_a_range_without_a_python_has_none() -> None:
+    assert pythons_for(SpecifierSet("<3.8")) == []

@@ -10,7 +10,7 @@ import pytest
 
 from mlvm.errors import SpecError
 from mlvm.paths import shipped
-from mlvm.spec.document import GIB, MIB, MachineShape, PortForward, Spec
+from mlvm.spec.document import GIB, MIB, MachineShape, PortForward, Ready, SharedFolder, Spec
 from mlvm.spec.reader import load, loads
 from mlvm.spec.table import document, machine
 
@@ -88,7 +88,8 @@ def test_debian_and_python_follow_from_each_other(lines: str, pair: tuple[str, s
     assert (spec.debian, spec.python) == pair
 
 
-PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `python: "3.13"`'
+RELEASES = "`bullseye` or `bookworm` or `trixie`"
+PYTHONS = '"3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.14t"'
 
 
 @pytest.mark.parametrize(
@@ -104,17 +105,17 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("machine: {xyz: 1}", ("2:11: machine.xyz: there is no `xyz`; known here: cpus, memory, disk, gpu, "
          "cpu_weight, disk_iops")),
         ("schema: 2", "2:9: schema: this mlvm reads schema 1; a newer one may know 2"),
-        ("debian: 12", "2:9: debian: `12` is not `bookworm` or `trixie`; write `bookworm`"),
-        ("debian: Debian 12", "2:9: debian: `Debian 12` is not `bookworm` or `trixie`; did you mean `bookworm`?"),
-        ("debian: bokworm", "2:9: debian: `bokworm` is not `bookworm` or `trixie`; did you mean `bookworm`?"),
-        ("debian: bullseye", "2:9: debian: `bullseye` is not `bookworm` or `trixie`: not yet: other releases"),
-        ("debian: stable", ("2:9: debian: `stable` is not `bookworm` or `trixie`: it moves from release to release; "
-         "name the release")),
-        ('python: "3.12"', f"2:9: python: python 3.12 is in no Debian release known here; use {PAIRS}; others not yet"),
-        ('python: "3.11.4"', '2:9: python: the release decides the last number of python 3.11.4; write "3.11"'),
+        ("debian: 12", f"2:9: debian: `12` is not {RELEASES}; write `bookworm`"),
+        ("debian: Debian 12", f"2:9: debian: `Debian 12` is not {RELEASES}; did you mean `bookworm`?"),
+        ("debian: bokworm", f"2:9: debian: `bokworm` is not {RELEASES}; did you mean `bookworm`?"),
+        ("debian: buster", f"2:9: debian: `buster` is not {RELEASES}: not yet: other releases"),
+        ("debian: stable", (f"2:9: debian: `stable` is not {RELEASES}: it moves from "
+         "release to release; name the release")),
+        ('python: "3.8"', f"2:9: python: python 3.8 cannot be had; there are {PYTHONS}"),
+        ('python: "3.13t"', f"2:9: python: python 3.13t cannot be had; there are {PYTHONS}"),
+        ('python: "3.14.2t"', '2:9: python: the lock decides the last number of python 3.14.2t; write "3.14t"'),
+        ('python: "3.11.4"', '2:9: python: the lock decides the last number of python 3.11.4; write "3.11"'),
         ("python: cpython", '2:9: python: `cpython` is not a Python version such as "3.11"'),
-        ('debian: bookworm\npython: "3.13"', ('3:9: python: python 3.13 is not in Debian bookworm; '
-         'use `python: "3.11"`, or `debian: trixie`; others not yet')),
         ("packages: numpy", ("2:11: packages: must be a list, each entry a package such as `numpy>=2,<3`, "
          "and is `numpy`")),
         ("packages: [[numpy]]", "2:12: packages[0]: must be a package such as `numpy>=2,<3`, and is a list"),
@@ -157,20 +158,53 @@ PAIRS = '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `pyt
         ("template: scince", "2:11: template: there is no template called `scince`; did you mean `science`?"),
         ("template: x-y-z", "2:11: template: there is no template called `x-y-z`; there are `minimal`, `science`"),
         ("template: nowhere.yaml", "2:11: template: there is no file `nowhere.yaml`"),
-        ("apt: [git]", "2:1: apt: not yet: Debian packages beside Python's own"),
         ("apt: [Git]", "2:7: apt[0]: `Git` is not a Debian package, such as `git`"),
-        ('cuda: {version: "12.4", nvcc: true}', "2:1: cuda: not yet: CUDA"),
+        ('cuda: {cudnn: "9.1"}', "2:7: cuda: `version` is missing"),
         ("cuda: {version: 12.10}", ('2:17: cuda.version: `12.10` without quotes is the number 12.1 to YAML; '
          'write "12.10"')),
         ("cuda: {version: '12', nvcc: yes}", "2:29: cuda.nvcc: must be `true` or `false`, and is `yes`"),
-        ("index: {torch: https://download.pytorch.org/whl/cu124}", "2:1: index: not yet: other indexes than PyPI"),
+        ("index: {a_b: https://a, A-B: https://b}", "2:8: index: `A-B` is there twice, in two spellings"),
         ("index: {torch: http://a}", ("2:16: index.torch: `http://a` is not an `https://` URL without user "
          "or password")),
-        ('share: ["./data:/data"]', "2:1: share: not yet: shared folders"),
-        ('share: ["/etc:/data"]', ('2:9: share[0]: `/etc:/data` is not a shared folder as "FOLDER:PLACE", '
-         "relative to the spec and absolute in the machine")),
-        ("machine: {gpu: 1}", "2:11: machine.gpu: not yet: GPU passthrough"),
-        ("machines: {a: {count: 2}}", "2:1: machines: not yet: several machines from one spec"),
+        ('share: ["/etc:/data"]', ('2:9: share[0]: `/etc:/data` is not a shared folder as "FOLDER:PLACE" or '
+         '"FOLDER:PLACE:rw", relative to the spec and absolute in the machine')),
+        ('share: ["../x:/x"]', ("2:9: share[0]: a shared folder is the spec's own or one below it: "
+         "without `..`")),
+        ("share: [{folder: a/../../b}]", ("2:18: share[0].folder: a shared folder is the spec's own or one below it: "
+         "without `..`")),
+        ('share: ["aa:/x", "bb:/x"]', "2:18: share[1]: `/x` is there twice"),
+        ("share: true", ('2:8: share: must be `rw`, `ro` or a list, each entry a shared folder as "FOLDER:PLACE" or '
+         '"FOLDER:PLACE:rw", relative to the spec and absolute in the machine, and is `true`')),
+        ("machine: {memory: 2 G}", ("2:19: machine.memory: `2 G` is not how sizes are written here; "
+         "write `2 GiB`")),
+        ("machine: {memory: {max: 2 GiB}}", "2:19: machine.memory: `min` is missing"),
+        ("machine: {memory: {max: 1 GiB, min: 2 GiB}}", "2:19: machine.memory: `min` is more than `max`"),
+        ("machine: {cpu_weight: 0}", ("2:23: machine.cpu_weight: must be a whole number from 1 to 10000, "
+         "and is 0")),
+        ("machine: {disk_iops: 5}", ("2:22: machine.disk_iops: must be a whole number from 10 to 10000000, "
+         "and is 5")),
+        ("machines: {a: {after: [c]}, b: {}}", ("2:24: machines.a.after[0]: there is no machine `c`; "
+         "there are `a`, `b`")),
+        ("machines: {worker: {after: [haed]}, head: {}}", ("2:29: machines.worker.after[0]: there is no machine "
+         "`haed`; did you mean `head`?")),
+        ("machines: {a: {after: [a]}}", "2:23: machines.a.after: it comes after itself"),
+        ("machines: {a: {after: [b]}, b: {after: [a]}}", ("2:23: machines.a.after: it comes after `b`, which comes "
+         "after `a`: nothing could be started first")),
+        ("machines: {a: {ready: {seconds: 5}}}", ("2:23: machines.a.ready: it needs one of `port` and `command`")),
+        ("machines: {a: {ready: {port: 1, command: x}}}", ("2:23: machines.a.ready: it needs one of `port` and "
+         "`command`")),
+        ("machines: {a: {ports: ['1:1']}, b: {ports: ['1:2']}}", ("2:44: machines.b.ports: port 1 of the host is "
+         "that of `a`")),
+        ("machines: {a: {count: 2, ports: ['1:1']}}", ("2:33: machines.a.ports: 2 machines cannot share ports of "
+         "the host")),
+        ("machines: {a: {count: 2}, a-1: {}}", ("2:32: machines.a-1: one of these is called `a-1`, and so is one "
+         "of `a`")),
+        ("machines: {a: {}}\nports: ['1:1']", ("3:8: machines: with several machines, `ports` stands at the "
+         "machine it is meant for")),
+        (f"machines: {{{'b' * 62}: {{}}}}", (f"2:76: machines.{'b' * 57}...: with `a-` before it, the name is "
+         "longer than 63")),
+        ("machines: {a: {cores: 2}}", ("2:16: machines.a.cores: there is no `cores` here: write `cpus`")),
+         ("machine: {gpu: 17}", "2:16: machine.gpu: must be a whole number from 0 to 16, and is 17"),
     ],
 )  # fmt: skip
 def test_a_complaint(line: str, complaint: str) -> None:
@@ -260,3 +294,66 @@ def test_examples_and_defaults_are_right(record: object, name: str, example: obj
 
     assert report.complaints == []
     assert value is not None
+
+
+def test_several_machines_each_say_what_the_one_would_say() -> None:
+    spec = loads(
+        "name: a\n"
+        "machine: {cpus: 1, memory: 1 GiB}\n"
+        "machines:\n"
+        "  head: {ready: {port: 22}, ports: ['8080:80']}\n"
+        "  worker: {count: 2, cpus: 3, after: [head], memory: {min: 1 GiB, max: 2 GiB}}\n"
+        "  last: {after: [worker]}\n"
+    )
+
+    head, first, second, last = spec.machines
+    assert [spec.machine_of(one) for one in spec.machines] == ["a-head", "a-worker-1", "a-worker-2", "a-last"]
+    assert (head.shape.cpus, head.shape.memory, head.ready, head.after) == (1, GIB, Ready(port=22), ())
+    assert (first.shape.cpus, first.shape.memory, first.shape.memory_min) == (3, 2 * GIB, GIB)
+    assert (first.after, second.after, last.after) == (("head",), ("head",), ("worker-1", "worker-2"))
+    assert spec.member_called("worker-1") is first
+    assert spec.member_called("a-worker-2") is second
+    assert spec.member_called("worker") is None
+
+
+def test_a_spec_without_machines_has_one() -> None:
+    assert loads("name: a\n").machines == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "shares"),
+    [
+        ("env: {}", None),
+        ("share: []", ()),
+        ("share: ro", (SharedFolder(folder="."),)),
+        ("share: rw", (SharedFolder(folder=".", write=True),)),
+        ('share: ["./data:/data"]', (SharedFolder(folder="./data", at="/data"),)),
+        ('share: ["data:/a b:rw"]', (SharedFolder(folder="data", at="/a b", write=True),)),
+        ("share: [{folder: data, write: true}]", (SharedFolder(folder="data", write=True),)),
+    ],
+)
+def test_what_is_shared(line: str, shares: tuple[SharedFolder, ...] | None) -> None:
+    assert loads(f"name: a\n{line}\n").share == shares
+
+
+@pytest.mark.parametrize(
+    ("lines", "pair"),
+    [
+        ("", ("bookworm", "3.11")),
+        ("debian: trixie", ("trixie", "3.13")),
+        ('python: "3.9"', ("bullseye", "3.9")),
+        ('python: "3.12"', ("bookworm", "3.12")),
+        ('python: "3.14t"', ("bookworm", "3.14t")),
+        ('debian: bookworm\npython: "3.13"', ("bookworm", "3.13")),
+        ('debian: trixie\npython: "3.9"', ("trixie", "3.9")),
+    ],
+)
+def test_any_python_on_any_release(lines: str, pair: tuple[str, str]) -> None:
+    spec = loads(f"name: a\n{lines}\n")
+
+    assert (spec.debian, spec.python) == pair
+
+
+@pytest.mark.parametrize(("debian", "own"), [("trixie", True), ("bookworm", False)])
+def test_whose_python_it_is(debian: str, own: bool) -> None:
+    assert loads(f'name: a\ndebian: {debian}\npython: "3.13"\n').debians_python == own

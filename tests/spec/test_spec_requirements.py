@@ -169,7 +169,7 @@ def test_a_pyproject(tmp_path: Path) -> None:
             ">=3.11",
             ">=3.12",
             ("pyproject.toml:3:1: requirements: `requires-python` (>=3.12) leaves out python 3.11.2; use "
-            '`debian: bookworm` with `python: "3.11"`, or `debian: trixie` with `python: "3.13"`'),
+            '"3.12", "3.13", "3.14", "3.14t"'),
         ),
         (">=3.11", "new", "pyproject.toml:3:1: requirements: `project.requires-python` is not a version specifier"),
         (

@@ -117,12 +117,3 @@ def test_a_long_chain(tmp_path: Path) -> None:
         spec_of(tmp_path, mlvm="name: own\ntemplate: t0.yaml\n", **files)
 
     assert "template: more than 20 templates inherit from each other" in raised.value.details
-
-
-def test_a_template_with_work_that_comes_later(tmp_path: Path) -> None:
-    with pytest.raises(SpecError) as raised:
-        spec_of(tmp_path, base="apt: [git]\n", mlvm="name: own\ntemplate: base.yaml\n")
-
-    assert (
-        raised.value.details == f"{tmp_path}/base.yaml:1:1: apt: not yet: Debian packages beside Python's own"
-    )
