@@ -1,0 +1,176 @@
+"""Boxes and Vagrantfiles, as Vagrant itself takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mlvm.box import vagrantfile
+from mlvm.box.export import Exported
+from mlvm.box.providers import KINDS
+from mlvm.lock.text import loads
+from mlvm.paths import Home, shipped
+from mlvm.project import Project
+from mlvm.spec.document import PortForward, Spec
+
+pytestmark = [pytest.mark.vagrant, pytest.mark.network]
+
+BOX = "python-3.11"
+#: Of these, Vagrant itself has the settings' classes; libvirt's are a plugin's, which `vagrant validate` asks.
+CHECKED = ("virtualbox", "hyperv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vagrant:
+    """Vagrant in a project's folder, with boxes of its own."""
+
+    folder: Path
+    home: Path
+    more: dict[str, str] = field(default_factory=dict)
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "VAGRANT_HOME": str(self.home),
+            "MLVM_LIBVIRT_DRIVER": "qemu",
+            **self.more,
+        }
+        done = subprocess.run(
+            ["vagrant", *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture(scope="module")
+def project(
+    export: Callable[[str], Exported], chain_home: Home, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """A project with its boxes for all providers beside its Vagrantfile."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("mlvm.yaml", "mlvm.lock"):
+        shutil.copyfile(shipped("boxes") / BOX / name, folder / name)
+    project = Project(folder=folder, home=chain_home)
+    for provider in KINDS:
+        made = export(provider).path
+        (folder / made.name).hardlink_to(made)
+    project.write_vagrantfile()
+    return project
+
+
+@pytest.fixture(scope="module")
+def vagrant(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Vagrant:
+    return Vagrant(folder=project.folder, home=tmp_path_factory.mktemp("vagrant"))
+
+
+@pytest.fixture(scope="module")
+def running(vagrant: Vagrant) -> Iterator[Vagrant]:
+    """The project's machine, run by libvirt."""
+    subprocess.run([Path(__file__).parents[2] / "tools/libvirt-start"], check=True)
+    try:
+        vagrant.run("up", "--provider", "libvirt")
+        yield vagrant
+    finally:
+        vagrant.run("destroy", "--force", check=False)
+        lock = loads((vagrant.folder / "mlvm.lock").read_text())
+        remove_volumes(vagrantfile.box_name(lock).replace("/", "-VAGRANTSLASH-"))
+
+
+def remove_volumes(prefix: str) -> None:
+    """Remove what the plugin leaves in libvirt's pool when a box goes."""
+    ask = ["virsh", "-c", "qemu:///system"]
+    listed = subprocess.run([*ask, "vol-list", "default"], capture_output=True, text=True, check=True)
+    for name in (line.split()[0] for line in listed.stdout.splitlines() if line.strip()):
+        if name.startswith(prefix):
+            subprocess.run([*ask, "vol-delete", name, "default"], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("provider", CHECKED)
+def test_vagrant_s_own_classes_have_no_complaint(provider: str, tmp_path: Path) -> None:
+    lock = loads((shipped("boxes") / BOX / "mlvm.lock").read_text())
+    spec = Spec(name="x", ports=(PortForward(guest=8888, host=18888),))
+    vagrantfile.write(tmp_path, vagrantfile.render(spec, lock, boxes={}))
+    said = subprocess.run(
+        ["ruby", "-W0", Path(__file__).with_name("check_config.rb"), tmp_path, provider],
+        env={**os.environ, "VAGRANT_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(said.stdout) == {}
+
+
+def test_vagrant_validates_libvirt_s_block(vagrant: Vagrant) -> None:
+    more = Vagrant(folder=vagrant.folder, home=vagrant.home, more={"VAGRANT_DEFAULT_PROVIDER": "libvirt"})
+    assert "validated successfully" in more.run("validate").stdout
+
+
+def test_vagrant_s_own_classes_do_complain(tmp_path: Path) -> None:
+    (tmp_path / "Vagrantfile").write_text(
+        'Vagrant.configure("2") { |c| c.vm.provider("virtualbox") { |v| v.no_such_thing = 1 } }\n'
+    )
+    said = subprocess.run(
+        ["ruby", "-W0", Path(__file__).with_name("check_config.rb"), tmp_path, "virtualbox"],
+        env={**os.environ, "VAGRANT_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        check=True,
+    )
+    assert "no_such_thing" in said.stdout.decode()
+
+
+@pytest.mark.parametrize("provider", KINDS)
+def test_vagrant_takes_the_box(provider: str, vagrant: Vagrant) -> None:
+    box = vagrant.folder / f"{BOX}-{provider}.box"
+    digest = subprocess.run(["sha256sum", box], capture_output=True, text=True, check=True).stdout.split()[0]
+    name = f"taken/{provider}"
+    vagrant.run(
+        "box", "add", "--name", name, "--checksum-type", "sha256", "--checksum", digest, f"file://{box}"
+    )
+    assert f"{name} " in vagrant.run("box", "list").stdout
+    vagrant.run("box", "remove", name)
+
+
+@pytest.mark.heavy
+def test_the_box_comes_up(running: Vagrant) -> None:
+    assert "running" in running.run("status").stdout
+
+
+@pytest.mark.heavy
+def test_a_program_of_the_box_runs(running: Vagrant) -> None:
+    done = running.run("ssh", "-c", "python -c 'import ipykernel; print(6 * 7)'")
+    assert done.stdout.splitlines()[-1].strip() == "42"
+
+
+@pytest.mark.heavy
+def test_the_insecure_key_does_not_open_it(running: Vagrant) -> None:
+    keys = running.run("ssh", "-c", "cat .ssh/authorized_keys").stdout
+    assert "insecure" not in keys
+
+
+@pytest.mark.heavy
+def test_the_folder_is_there_without_its_boxes(running: Vagrant) -> None:
+    found = running.run("ssh", "-c", "ls /vagrant").stdout.split()
+    assert set(found) == {"Vagrantfile", "mlvm.lock", "mlvm.yaml"}
+
+
+@pytest.mark.heavy
+def test_another_host_key_is_refused(running: Vagrant) -> None:
+    here = running.folder / ".vagrant/mlvm"
+    kept = (here / "host.pub").read_text()
+    wrong = here / "wrong"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", wrong], check=True)
+    try:
+        (here / "host.pub").write_text(Path(f"{wrong}.pub").read_text())
+        done = running.run("ssh", "-c", "true", check=False)
+        assert done.returncode != 0
+        assert "Host key verification failed" in done.stdout + done.stderr
+    finally:
+        (here / "host.pub").write_text(kept)
+        running.run("status")
