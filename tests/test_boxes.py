@@ -28,9 +28,15 @@ def test_the_lock_is_fresh_and_has_its_digests(box: str, home: Home) -> None:
     assert lock.image.builder == BUILDER
 
 
+#: Those that take gigabytes and an hour under emulation: `make test-boxes` runs them.
+HEAVY = {"old-py39", "torch-2.1"}
+
+
 @pytest.mark.boot
 @pytest.mark.network
-@pytest.mark.parametrize("box", shipped_boxes())
+@pytest.mark.parametrize(
+    "box", [pytest.param(box, marks=[pytest.mark.heavy] * (box in HEAVY)) for box in shipped_boxes()]
+)
 def test_the_box_is_built_booted_and_verified(
     box: str, chain_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,7 +49,9 @@ def test_the_box_is_built_booted_and_verified(
     notebook = nbformat.read(project.folder / "verify.ipynb", as_version=4)
 
     try:
-        NotebookClient(notebook, kernel_name=machine, timeout=600, startup_timeout=300).execute()
+        NotebookClient(
+            notebook, kernel_name=machine, timeout=3600 if box in HEAVY else 600, startup_timeout=300
+        ).execute()
     finally:
         provider_for(record).destroy(record, observer=SILENT)
 
