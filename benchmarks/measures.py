@@ -43,7 +43,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One comparison. `name` is a few words, the thing measured first; `unit` one of "s", "ms", "MB/s"."""
+    """One comparison. `name` is a few words, the thing measured first; `unit` one of "s", "ms", "MB", "MB/s"."""
 
     name: str
     unit: str

@@ -7,6 +7,11 @@ PARTS = {
     "build": "benchmarks.build:measure_four",
     "sklearn": "benchmarks.build:measure_sklearn",
     "cli": "benchmarks.cli:measure",
+    "cold": "benchmarks.cold:measure",
     "warm": "benchmarks.warm:measure",
+    "density": "benchmarks.density:measure",
     "roundtrip": "benchmarks.roundtrip:measure",
+    "share": "benchmarks.share:measure",
+    "attach": "benchmarks.attach:measure",
+    "export": "benchmarks.export:measure",
 }

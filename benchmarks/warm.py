@@ -1,8 +1,9 @@
 """A warm start beside a local kernel: from nothing running to the answer of a first cell that imports a framework.
 
 Ours is all that a person waits for: a fresh machine by `mlvm up` (a whole process, the Python that starts it included),
-then Jupyter's manager starts the kernel in it, then the cell. The baseline is Jupyter's manager and an ipykernel on the
-host, in an environment of the very same wheels, compiled, its files in the page cache after the first round.
+then Jupyter's manager starts the kernel in it, then the cell. Once from standby, which is made before the clock runs,
+as it is made on an idle host, and once from the saved state alone. The baseline is Jupyter's manager and an ipykernel
+on the host, in an environment of the very same wheels, compiled, its files in the page cache after the first round.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jupyter_client import BlockingKernelClient, KernelManager
@@ -86,7 +87,7 @@ def _measure(bench: Bench, framework: Framework) -> Sequence[Measure]:
         "machine": {"cpus": 2, "memory": framework.memory, "disk": "8 GiB"},
     }
     (project / SPEC_NAME).write_text(json.dumps(spec))  # JSON is YAML
-    locking = {**variables, **_own_wheels(folder)}
+    locking = {**variables, **own_wheels(folder)}
     process.run([MLVM, "lock", f"{project}"], env=locking, timeout=1800)
     bench.say(f"{framework.name}: locked")
     process.run([MLVM, "build", "--warm", f"{project}"], env=variables, timeout=3600)
@@ -95,42 +96,57 @@ def _measure(bench: Bench, framework: Framework) -> Sequence[Measure]:
     )
     lock = load_lock(project / LOCK_NAME)
     local = _environment_of(lock, Store(bench.home).blobs.path, folder / "local")
-    bench.notes.append(f"{framework.name}: {_versions(lock, framework.packages)}")
+    bench.notes.append(f"{framework.name}: {versions(lock, framework.packages)}")
     os.environ.update(
         {name: variables[name] for name in ("MLVM_HOME", "JUPYTER_DATA_DIR", "IPYTHONDIR", "MLVM_WARM")}
     )
     _local_kernelspec(local, folder / "jupyter")
 
-    def ours() -> dict[str, float]:
+    def up(allowed: str) -> None:
+        process.run(
+            [MLVM, "up", f"{project}", "--name", MACHINE, "--frozen", "--progress", "none"],
+            env={**variables, "MLVM_WARM": allowed},
+            timeout=PATIENCE,
+        )
+
+    def ours(allowed: str) -> dict[str, float]:
         try:
-            return _clocked(
-                framework.cell,
-                KERNEL,
-                before=lambda: process.run(
-                    [MLVM, "up", f"{project}", "--name", MACHINE, "--frozen", "--progress", "none"],
-                    env={**variables, "MLVM_WARM": "on"},
-                    timeout=PATIENCE,
-                ),
-            )
+            return _clocked(framework.cell, KERNEL, project, before=lambda: up(allowed))
         finally:
             process.run([MLVM, "destroy", "--yes", MACHINE], env=variables, timeout=PATIENCE)
 
-    rounds = bench.rounds({"mlvm": ours, "local": lambda: _clocked(framework.cell, "local")})
-    series = {name: _series(name, found) for name, found in rounds.items()}
+    def from_standby() -> dict[str, float]:
+        process.run([MLVM, "standby", f"{project}"], env={**variables, "MLVM_WARM": "use"}, timeout=PATIENCE)
+        return ours("use")
+
+    contestants = {
+        "from standby": from_standby,
+        "from the saved state": lambda: ours("saved"),
+        "local": lambda: _clocked(framework.cell, "local", project),
+    }
+    series = {name: _series(name, found) for name, found in bench.rounds(contestants).items()}
+    local = series.pop("local")
     return [
         Measure(
-            name=f"import {framework.name}", unit="s", ours=series["mlvm"], baseline=series["local"], bar=BAR
+            name=f"import {framework.name}, {name}",
+            unit="s",
+            ours=replace(one, name="mlvm"),
+            baseline=local,
+            bar=BAR if name == "from standby" else None,
         )
+        for name, one in series.items()
     ]
 
 
-def _clocked(cell: str, kernel: str, *, before: Callable[[], object] = lambda: None) -> dict[str, float]:
-    """Start everything, run the cell, end the kernel; return the seconds of each stage."""
+def _clocked(
+    cell: str, kernel: str, folder: Path, *, before: Callable[[], object] = lambda: None
+) -> dict[str, float]:
+    """Start everything for a notebook in `folder`, run the cell, end the kernel; return the seconds of each stage."""
     marks = [("", time.monotonic())]
     before()
     marks.append(("machine", time.monotonic()))
     manager = KernelManager(kernel_name=kernel)
-    manager.start_kernel()
+    manager.start_kernel(cwd=f"{folder}")
     client: BlockingKernelClient = manager.blocking_client()
     client.start_channels(hb=False)
     try:
@@ -188,7 +204,7 @@ def _local_kernelspec(python: Path, jupyter: Path) -> None:
     (folder / "kernel.json").write_text(json.dumps(document))
 
 
-def _own_wheels(folder: Path) -> dict[str, str]:
+def own_wheels(folder: Path) -> dict[str, str]:
     """Return the setting that makes uv look at the folder of wheels first, as at an index of its own."""
     given = os.environ.get(WHEELS)
     if not given:
@@ -202,6 +218,6 @@ def _own_wheels(folder: Path) -> dict[str, str]:
     return {"UV_INDEX": index.as_uri()}
 
 
-def _versions(lock: Lock, names: Sequence[str]) -> str:
+def versions(lock: Lock, names: Sequence[str]) -> str:
     found = {package.name: package.version for package in lock.python.packages}
     return ", ".join(f"{name} {found[name]}" for name in names if name in found)
