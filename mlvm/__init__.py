@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlvm.notebook.panel import Panel
+
 __version__ = "0.1.0"
 
 
@@ -13,3 +18,10 @@ def load_ipython_extension(ipython: object) -> None:
     from mlvm.notebook.magics import register  # noqa: PLC0415  (importing mlvm must not import IPython)
 
     register(ipython)
+
+
+def panel() -> Panel:
+    """Return a panel of all machines, live in a notebook; `%mlvm` alone shows the same."""
+    from mlvm.notebook import panel as panels  # noqa: PLC0415  (importing mlvm must not import IPython)
+
+    return panels.panel()

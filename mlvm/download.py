@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mlvm.errors import DigestError, DownloadError, StoreError
@@ -39,17 +39,23 @@ TIMEOUT = (20.0, 60.0)
 ATTEMPTS = 3
 #: Seconds before the second try; each further one waits twice as long.
 PAUSE = 0.4
+#: What most digests are from.
+LOCK = "the lock"
 PARTIAL_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """A file to fetch: its places, best first, the digest it must have, and its size in bytes where known."""
+    """A file to fetch: its places, best first, the digest it must have, and its size in bytes where known.
+
+    `said_by` is what the digest is from, for messages.
+    """
 
     name: str
     urls: tuple[str, ...]
     sha256: str
     size: int | None
+    said_by: str = LOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +73,19 @@ class Blobs:
         return self.path(sha256).is_file()
 
 
-def fetch(wanted: Iterable[Wanted], blobs: Blobs, *, observer: Observer = SILENT, workers: int = 8) -> None:
+def fetch(
+    wanted: Iterable[Wanted],
+    blobs: Blobs,
+    *,
+    observer: Observer = SILENT,
+    workers: int = 8,
+    fingerprint: str | None = None,
+) -> None:
     """Bring every wanted file into `blobs`; return when all are there and have their digests.
 
-    Files that are there already cost nothing. Raises DownloadError or DigestError for the first file that cannot be
-    had, StoreError when the folder cannot be written; what arrived meanwhile is kept.
+    Files that are there already cost nothing. With a `fingerprint` (SHA-256 of a certificate, 64 hex digits) only a
+    server with that very certificate is asked, whoever signed it. Raises DownloadError or DigestError for the first
+    file that cannot be had, StoreError when the folder cannot be written; what arrived meanwhile is kept.
     """
     missing = {item.sha256: item for item in wanted if not blobs.has(item.sha256)}
     if not missing:
@@ -80,7 +94,7 @@ def fetch(wanted: Iterable[Wanted], blobs: Blobs, *, observer: Observer = SILENT
         work = _Work(observer=observer, total=sum(item.size or 0 for item in missing.values()))
         workers = min(workers, len(missing))
         for _ in range(workers):
-            work.sessions.put(open_sessions.enter_context(_session()))
+            work.sessions.put(open_sessions.enter_context(_session(fingerprint)))
         with ThreadPoolExecutor(workers, thread_name_prefix="download") as pool:
             jobs = [pool.submit(_bring, item, blobs, work) for item in missing.values()]
             try:
@@ -93,11 +107,14 @@ def fetch(wanted: Iterable[Wanted], blobs: Blobs, *, observer: Observer = SILENT
         outcome.append(_files(len(missing)))
 
 
-def read_url(url: str, *, limit: int) -> bytes:
-    """Return a small document, `limit` bytes at most. Raises DownloadError."""
+def read_url(url: str, *, limit: int, fingerprint: str | None = None) -> bytes:
+    """Return a small document, `limit` bytes at most. Raises DownloadError.
+
+    What was asked for by TLS comes by TLS: an answer that leads elsewhere without is refused.
+    """
     content = bytearray()
     try:
-        with _session() as session, _open(url, 0, session) as (pieces, _):
+        with _session(fingerprint) as session, _open(url, 0, session, secure=True) as (pieces, _):
             for piece in pieces:
                 content += piece
                 if len(content) > limit:
@@ -281,23 +298,46 @@ def _digest_of(stream: BufferedRandom) -> hashlib._Hash:
     return hashlib.file_digest(stream, "sha256")
 
 
-def _session() -> requests.Session:
-    """Return a session that trusts what the user's environment trusts: proxies, CA bundles, netrc."""
+def _session(fingerprint: str | None = None) -> requests.Session:
+    """Return a session that trusts what the user's environment trusts: proxies, CA bundles, netrc.
+
+    With a `fingerprint`, one that trusts that certificate and nothing else, and speaks to it without a proxy between.
+    """
     import requests  # noqa: PLC0415  (60 ms; a build from a warm store never needs it)
 
     session = requests.Session()
     session.headers["User-Agent"] = "mlvm"
     session.headers["Accept-Encoding"] = "identity"
+    if fingerprint is not None:
+        session.trust_env = False
+        session.verify = False  # the adapter compares the certificate itself
+        session.mount("https://", _pinned(fingerprint))
+        del session.adapters["http://"]
+        return session
     # requests looks at REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE by itself, which win; uv looks at SSL_CERT_FILE.
     session.verify = os.environ.get("SSL_CERT_FILE") or True
     return session
 
 
+def _pinned(fingerprint: str) -> requests.adapters.HTTPAdapter:
+    """Return what connects only to servers with a certificate of this SHA-256."""
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415
+
+    class Pinned(HTTPAdapter):
+        def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+            super().init_poolmanager(*arguments, **options, assert_fingerprint=fingerprint)
+
+    return Pinned()
+
+
 @contextmanager
-def _open(url: str, start: int, session: requests.Session) -> Iterator[tuple[Iterator[bytes], int]]:
+def _open(
+    url: str, start: int, session: requests.Session, *, secure: bool = False
+) -> Iterator[tuple[Iterator[bytes], int]]:
     """Ask for `url` from byte `start`; yield its pieces and the byte they really start at. Raises _RefusedError.
 
-    Errors of the block itself pass: a full disk is not the network's fault.
+    With `secure`, an answer to https that came over http in the end is none. Errors of the block itself pass: a full
+    disk is not the network's fault.
     """
     with ExitStack() as stack:
         if urlsplit(url).scheme == "file":
@@ -311,6 +351,8 @@ def _open(url: str, start: int, session: requests.Session) -> Iterator[tuple[Ite
             if answer.status_code == 416 and start:
                 # What is here is as long as the file or longer, and was not taken for whole: begin anew.
                 answer = stack.enter_context(_get(session, url, 0))
+        if secure and urlsplit(url).scheme == "https" != urlsplit(answer.url).scheme:
+            raise _RefusedError(f"{_public(url)}: leads to {_public(answer.url)}, without TLS", final=True)
         yield _pieces(answer.iter_content(PIECE), url), _start_of(answer, start, url)
 
 
@@ -374,14 +416,15 @@ def _not_to_be_had(item: Wanted, refusals: Iterable[_RefusedError]) -> DownloadE
     details = "\n".join(map(str, refusals))
     if any(refused.wrong for refused in refusals):
         return DigestError(
-            f"`{item.name}` is not what the lock says",
+            f"`{item.name}` is not what {item.said_by} says",
             details=f"wanted sha256:{item.sha256}\n{details}",
             hint="it was thrown away; try again, and if it stays so, do not trust these places",
         )
     return DownloadError(
         f"`{item.name}` could not be downloaded",
         details=details,
-        hint="check the network; if the file is gone from all places, `mlvm lock --upgrade` finds what replaced it",
+        hint="check the network; if the file is gone from all places, "
+        + ("`mlvm lock --upgrade` finds what replaced it" if item.said_by == LOCK else "ask for it"),
     )
 
 

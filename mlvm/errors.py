@@ -11,15 +11,19 @@ notebook decide how an error is shown, and both show the same three parts.
     |- DownloadError      bytes could not be fetched
     |- DigestError        bytes are not what the lock says
     |- BuildError         an image step failed
+    |- BoxError           a Vagrant box is not what it must be
     |- StoreError         the store cannot be used (full disk, wrong owner ...)
     |- ProgramError       a host program is missing or failed
     |- MachineError       a machine cannot do what was asked
     |  |- StageTimeout    a boot stage did not finish in time
     |  `- GuestError      something inside the guest failed
     `- KernelError        a Jupyter kernel could not be started or reached
+       `- KernelDiedError  a kernel ended under a cell (carries whether the cell ran)
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 
 class MlvmError(Exception):
@@ -71,6 +75,12 @@ class BuildError(MlvmError):
     exit_code = 7
 
 
+class BoxError(MlvmError):
+    """A box of somebody's is damaged, or not what may be taken from a stranger."""
+
+    exit_code = 7
+
+
 class StoreError(MlvmError):
     """The store cannot be used."""
 
@@ -101,3 +111,25 @@ class KernelError(MlvmError):
     """A Jupyter kernel could not be started or reached."""
 
     exit_code = 10
+
+
+class Outcome(StrEnum):
+    """What is known of a cell whose kernel is gone."""
+
+    NEVER_RAN = "never ran"
+    UNKNOWN = "outcome unknown"
+
+
+class KernelDiedError(KernelError):
+    """A kernel ended while a cell waited or ran; `outcome` tells whether it is safe to run the cell again."""
+
+    def __init__(
+        self, message: str, *, outcome: Outcome = Outcome.UNKNOWN, details: str = "", hint: str = ""
+    ) -> None:
+        if not hint:
+            hint = {
+                Outcome.NEVER_RAN: "the cell never ran: run it again, a new kernel is started for it",
+                Outcome.UNKNOWN: "the cell may have run in part: look at what it changes before running it again",
+            }[outcome]
+        super().__init__(message, details=details, hint=hint)
+        self.outcome = outcome

@@ -12,7 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: The stages a person waits for, in order. Time-outs, progress and `--timings` all use these words.
-STAGES = ("lock", "download", "build", "warm", "firmware", "guest kernel", "init", "agent", "kernel")
+STAGES = (
+    "lock",
+    "download",
+    "build",
+    "pack",
+    "box",
+    "warm",
+    "firmware",
+    "guest kernel",
+    "init",
+    "agent",
+    "ready",
+    "kernel",
+    "cells",
+)
 
 
 class Observer:

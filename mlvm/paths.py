@@ -51,6 +51,16 @@ class Home:
         """One folder a machine."""
         return self.data / "machines"
 
+    @property
+    def forks(self) -> Path:
+        """What forked machines share: the disk, and while they run the RAM, of the machine they came from."""
+        return self.data / "forks"
+
+    @property
+    def carried(self) -> Path:
+        """One folder a project that came in a notebook: its spec and its lock."""
+        return self.data / "carried"
+
     def machine(self, name: str) -> Path:
         """The folder of machine `name`: its record, overlay disk, keys and logs."""
         return self.machines / name

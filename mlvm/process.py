@@ -1,8 +1,9 @@
 """The only door to other programs.
 
-`run` is for programs that end by themselves, `feed` for those that read what we make meanwhile, `spawn` for those that
-live as long as a block, `start_detached` for QEMU, which outlives us. A failed program becomes a ProgramError with the
-command and its last words; a missing one names the package that brings it.
+`run` is for programs that end by themselves, `follow` for those whose progress is shown and that clean up when they are
+interrupted, `feed` for those that read what we make meanwhile, `spawn` for those that live as long as a block,
+`start_detached` for QEMU, which outlives us. A failed program becomes a ProgramError with the command and its last
+words; a missing one names the package that brings it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import IO
 
@@ -31,8 +35,12 @@ PACKAGES = {
     "gpgv": "gpgv",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "newuidmap": "uidmap",
+    "openssl": "openssl",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
+    "vagrant": "vagrant vagrant-libvirt",
+    "virsh": "libvirt-clients",
 }
 
 #: Bytes gathered before a fed program gets them.
@@ -98,6 +106,78 @@ def run(
     return done
 
 
+def follow(
+    command: Sequence[Argument],
+    *,
+    heard: Callable[[str], None],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    patience: float = 120.0,
+) -> int:
+    """Run a program, hand on each line as it is written, and return the exit code.
+
+    Ctrl-C reaches it once, and it has `patience` seconds to clean up; a second one reaches it too, and it has a few.
+    It is waited for in any case. What it leaves running may keep its output open: nobody waits for that.
+    """
+    argv = _with_program(command)
+    log.debug("follow %s", shlex.join(argv))
+    try:
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as broken:
+        raise _cannot_start(argv, broken) from None
+    try:
+        _hand_on(child, heard)
+    except KeyboardInterrupt:
+        _interrupt(child, heard, patience)
+        raise
+    finally:
+        _end(child)
+        if child.stdout is not None:
+            child.stdout.close()
+    return child.returncode
+
+
+def _hand_on(child: subprocess.Popen[bytes], heard: Callable[[str], None], *, seconds: float = inf) -> None:
+    """Hand on a program's lines until it has ended, for at most so long."""
+    assert child.stdout is not None
+    descriptor, rest = child.stdout.fileno(), b""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended = child.poll() is not None
+        if select.select([descriptor], [], [], 0.0 if ended else 0.2)[0]:
+            data = os.read(descriptor, 65536)
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                heard(line.decode(errors="replace"))
+            if data:
+                continue
+            time.sleep(0.01)  # it has closed its output, and will end
+        if ended:
+            break
+    if rest:
+        heard(rest.decode(errors="replace"))
+
+
+def _interrupt(child: subprocess.Popen[bytes], heard: Callable[[str], None], patience: float) -> None:
+    """Interrupt a program, and once more if somebody insists, and wait each time."""
+    for seconds in (patience, 10.0):
+        with suppress(ProcessLookupError):
+            child.send_signal(signal.SIGINT)
+        try:
+            _hand_on(child, heard, seconds=seconds)
+        except KeyboardInterrupt:
+            continue
+        return
+
+
 @contextmanager
 def spawn(
     command: Sequence[Argument],
@@ -154,7 +234,7 @@ def feed(command: Sequence[Argument], *, env: Mapping[str, str] | None = None) -
 
 
 def start_detached(
-    command: Sequence[Argument], *, log_file: Path, pass_fds: Sequence[int] = ()
+    command: Sequence[Argument], *, log_file: Path, pass_fds: Sequence[int] = (), cwd: Path = Path("/")
 ) -> subprocess.Popen[bytes]:
     """Start a program that outlives this process and its terminal; what it says goes to `log_file`.
 
@@ -171,7 +251,7 @@ def start_detached(
                 stderr=sink,
                 pass_fds=pass_fds,
                 start_new_session=True,
-                cwd="/",
+                cwd=cwd,
             )
         except OSError as broken:
             raise _cannot_start(argv, broken) from None

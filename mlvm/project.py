@@ -6,20 +6,24 @@ together and decides what is missing. It reads like the recipe that it is: look 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlvm import background
-from mlvm.errors import LockError, SpecError
+from mlvm.errors import KernelError, LockError, MachineError, SpecError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.paths import LOCK_NAME, SPEC_NAME, Home, shipped
 
 if TYPE_CHECKING:
+    from mlvm.box.export import Exported
+    from mlvm.box.vagrantfile import Catalog
     from mlvm.image.document import Image
     from mlvm.lock.document import Lock
     from mlvm.machine.record import Record
+    from mlvm.machine.unchanged import Known
     from mlvm.spec.document import Spec
 
 
@@ -62,6 +66,18 @@ class Project:
             details="shipped boxes: " + ", ".join(shipped_boxes()),
             hint=f"for a folder write it as a path: `./{target}`",
         )
+
+    @classmethod
+    def carried_by(cls, notebook: Path, *, home: Home) -> Project | None:
+        """Return the project whose lock rides in a notebook, unpacked; None when there is no lock in it.
+
+        Raises LockError for one that cannot be used.
+        """
+        from mlvm.lock import carried  # noqa: PLC0415
+        from mlvm.spec import ipynb  # noqa: PLC0415
+
+        found = carried.find(ipynb.read(notebook))
+        return None if found is None else cls(folder=carried.unpack(found, home), home=home)
 
     def spec(self) -> Spec:
         """Read the spec. Raises SpecError with every complaint."""
@@ -134,36 +150,220 @@ class Project:
         Store(self.home).register_project(lock.name, self.folder, image.id)
         return image
 
+    def export_box(
+        self,
+        provider: str,
+        *,
+        output: Path | None = None,
+        frozen: bool = False,
+        observer: Observer = SILENT,
+    ) -> Exported:
+        """Pack the image as a box for one of Vagrant's providers; without `output`, into the current folder."""
+        from mlvm.box.export import export  # noqa: PLC0415
+        from mlvm.box.providers import box_kind  # noqa: PLC0415
+
+        box_kind(provider)
+        lock = self.fresh_lock(frozen=frozen, observer=observer)
+        image = self.build(frozen=True, observer=observer)
+        target = output or Path.cwd() / f"{lock.name}-{provider}.box"
+        return export(lock, image, home=self.home, provider=provider, output=target, observer=observer)
+
+    def write_vagrantfile(
+        self, *, boxes: Path | None = None, url: str | None = None, catalog: Catalog | None = None
+    ) -> tuple[Path, list[str]]:
+        """Write the project's Vagrantfile; return its path, and the providers whose boxes it pins.
+
+        Boxes are looked for in the folder `boxes` (default: the project's own) as `export_box` names them. Raises
+        LockError when there is no fresh lock, BuildError when there is neither a box nor a catalog.
+        """
+        from mlvm.box import vagrantfile  # noqa: PLC0415
+        from mlvm.errors import BuildError  # noqa: PLC0415
+
+        spec, lock = self.spec(), self.fresh_lock(frozen=True)
+        place = boxes or self.folder
+        found = {} if catalog else vagrantfile.box_files(lock, place, url=url, beside=self.folder)
+        if not found and catalog is None:
+            raise BuildError(
+                f"there is no box of `{lock.name}` in `{place}`",
+                hint=f"mlvm box export --output {place}/{lock.name}-libvirt.box, or name a --catalog",
+            )
+        text = vagrantfile.render(spec, lock, boxes=found, catalog=catalog)
+        return vagrantfile.write(self.folder, text), sorted(found)
+
     def up(
-        self, name: str | None = None, *, frozen: bool = False, warm: bool = True, observer: Observer = SILENT
+        self,
+        name: str | None = None,
+        *,
+        frozen: bool = False,
+        warm: bool = True,
+        here: Path | None = None,
+        run_by: str | None = None,
+        observer: Observer = SILENT,
     ) -> Record:
         """Bring up the project's machine, making whatever is missing; nothing happens when it runs already.
 
         A fresh machine starts warm where it can. Where it cannot, what it would need is made in the background after
-        it has started. Without `warm`, or with `MLVM_WARM=off` in the environment, neither.
+        it has started. Without `warm`, or with `MLVM_WARM=off` in the environment, neither. A project with several
+        machines is brought up by `mlvm.group`; here one of them must be named. `here` is the folder that is shared
+        where the project has none of its own to share; `run_by` names the provider of a machine that is not there yet.
         """
-        from mlvm.machine.create import ensure  # noqa: PLC0415
-        from mlvm.machine.provider import warm_allowed  # noqa: PLC0415
+        record, image = self.start(
+            name, frozen=frozen, warm=warm, here=here, run_by=run_by, observer=observer
+        )
+        self.prepare_warm([record], image, warm=warm, observer=observer)
+        return record
+
+    def start(
+        self,
+        name: str | None = None,
+        *,
+        frozen: bool = False,
+        warm: bool = True,
+        here: Path | None = None,
+        run_by: str | None = None,
+        observer: Observer = SILENT,
+    ) -> tuple[Record, Image]:
+        """Bring up one machine, and do nothing in the background; return it and its image."""
+        from mlvm.machine.create import ensure_record  # noqa: PLC0415
+        from mlvm.machine.folders import want  # noqa: PLC0415
+        from mlvm.machine.provider import WORKING, State  # noqa: PLC0415
+        from mlvm.machine.table import check_same, provider_for  # noqa: PLC0415
+
+        known, image = self._machine(name, frozen=frozen, observer=observer)
+        record = ensure_record(replace(known.record, provider=run_by) if run_by else known.record)
+        check_same(record, run_by)
+        provider = provider_for(record, warm=warm)
+        state = provider.state(record).state
+        if provider.shares_folders:
+            working = state in WORKING
+            want(record, known.share, here, working=working, kernel=False, observer=observer)
+        if provider.name == "vagrant" and state is not State.RUNNING:
+            from mlvm import boxed  # noqa: PLC0415
+
+            lock = self.fresh_lock(frozen=True)
+            boxed.prepare(record, self.spec(), lock, image, observer=observer)
+        provider.start(record, image, observer=observer)
+        return record, image
+
+    def prepare_warm(
+        self, records: Sequence[Record], image: Image, *, warm: bool = True, observer: Observer = SILENT
+    ) -> None:
+        """Have made in the background what fresh machines like these need to start warm, where it is missing."""
+        from mlvm.machine.provider import making_allowed  # noqa: PLC0415
         from mlvm.machine.table import provider_for  # noqa: PLC0415
 
+        if not (warm and making_allowed() and image.forks_kernels):
+            return
+        lacking = [
+            record
+            for record in records
+            if not record.shape.elastic and not provider_for(record).has_warm(record, image)
+        ]
+        if lacking:
+            largest = max(lacking, key=lambda record: record.shape.memory)
+            background.make_warm(self.folder, largest, observer=observer)
+
+    def _machine(self, name: str | None, *, frozen: bool, observer: Observer) -> tuple[Known, Image]:
+        """Return what the project's files mean for a machine, and the image, which is built."""
+        from mlvm.image.store import Store  # noqa: PLC0415
+        from mlvm.machine import unchanged  # noqa: PLC0415
+
+        known = unchanged.recall(self.folder, name, home=self.home)
+        if known is not None and (image := Store(self.home).kept_image(known.record.image_id)) is not None:
+            return known, image
+        from mlvm.kernel.launch import check_encryption  # noqa: PLC0415
+        from mlvm.machine.create import record_of  # noqa: PLC0415
+
         spec = self.spec()
+        name = machine_name(spec, name)
+        self.check_host(spec, [name], observer)
         image = self.build(frozen=frozen, observer=observer)
-        record = ensure(self.home, name or spec.name, image=image, spec=spec, project=self.folder)
-        provider = provider_for(record, warm=warm)
-        provider.start(record, image, observer=observer)
-        if warm and warm_allowed() and not provider.has_warm(record, image):
-            background.make_warm(self.folder, record, observer=observer)
-        return record
+        record = record_of(self.home, name, image=image, spec=spec, project=self.folder)
+        if not spec.machines and spec.cuda is None and not spec.machine.gpu:
+            with suppress(
+                KernelError
+            ):  # a kernel could not be started in it; whoever wants one shall be told
+                check_encryption(self.fresh_lock(frozen=True))
+                unchanged.note(self.folder, replace(record, name=spec.name), spec.share)
+        return unchanged.Known(record=record, share=spec.share), image
+
+    def check_host(self, spec: Spec, names: Sequence[str], observer: Observer = SILENT) -> None:
+        """Refuse, before anything is made, machines whose GPUs this host cannot give, one and all."""
+        shapes = [member.shape for name in names if (member := spec.member_called(name))] or [spec.machine]
+        gpus = sum(shape.gpu for shape in shapes)
+        if spec.cuda is None and not gpus:
+            return
+        from mlvm.lock import compatibility, cuda  # noqa: PLC0415
+        from mlvm.machine.gpu import require  # noqa: PLC0415
+
+        needs = cuda.needs_of(spec, compatibility.find(self.home)) if spec.cuda else None
+        memory = max(shape.memory for shape in shapes if shape.gpu or not gpus)
+        if note := require(replace(shapes[0], gpu=gpus, memory=memory), needs):
+            observer.note(note)
 
     def make_warm(self, *, frozen: bool = False, observer: Observer = SILENT) -> None:
         """Make what lets fresh machines of this project start warm, and the image before it."""
-        from mlvm.machine.create import record_of  # noqa: PLC0415
         from mlvm.machine.table import provider_for  # noqa: PLC0415
 
+        for record, image in self._kinds(frozen=frozen, observer=observer):
+            if record.shape.elastic:
+                observer.note(f"`{record.name}` gives memory back, and never starts warm")
+            elif not image.forks_kernels:
+                observer.note(f"`{record.name}` has Python {image.python}, and never starts warm")
+            else:
+                provider_for(record).make_warm(record, image, observer=observer)
+
+    def _kinds(self, *, frozen: bool, observer: Observer) -> list[tuple[Record, Image]]:
+        """Return one machine of each shape that this project has, and the image."""
+        from mlvm.machine.create import record_of  # noqa: PLC0415
+
         spec = self.spec()
+        if not spec.machines:
+            known, image = self._machine(None, frozen=frozen, observer=observer)
+            return [(known.record, image)]
         image = self.build(frozen=frozen, observer=observer)
-        record = record_of(self.home, spec.name, image=image, spec=spec, project=self.folder)
-        provider_for(record).make_warm(record, image, observer=observer)
+        names = [spec.machine_of(member) for member in spec.machines]
+        records = [record_of(self.home, name, image=image, spec=spec, project=self.folder) for name in names]
+        return [(record, image) for record in {record.shape: record for record in records}.values()]
+
+    def make_standby(self, *, observer: Observer = SILENT) -> bool:
+        """Have a machine on standby, which the next fresh machine of this project will be; return whether there is.
+
+        Makes the warm state and the image before it, where they are missing. Of a project with several machines there
+        is one of each shape.
+        """
+        self.make_warm(frozen=True, observer=observer)
+        kinds = self._kinds(frozen=True, observer=observer)
+        there = [
+            self._standby(record, image, observer)
+            for record, image in kinds
+            if image.forks_kernels and not record.shape.elastic
+        ]
+        return all(there)
+
+    def _standby(self, record: Record, image: Image, observer: Observer) -> bool:
+        from mlvm.kernel.rehearsal import rehearse  # noqa: PLC0415
+        from mlvm.machine.table import provider_for  # noqa: PLC0415
+
+        provider = provider_for(record)
+        return provider.make_standby(
+            record, image, rehearse=lambda machine: rehearse(machine, provider), observer=observer
+        )
+
+
+def machine_name(spec: Spec, name: str | None) -> str:
+    """Return the name of the machine that `name` means in a spec. Raises MachineError where it has several."""
+    if not spec.machines:
+        return name or spec.name
+    member = spec.member_called(name) if name else None
+    if member is None:
+        names = ", ".join(one.name for one in spec.machines)
+        raise MachineError(
+            f"there is no machine `{name}` in this project" if name else "which of this project's machines?",
+            details=f"machines: {names}",
+            hint="`mlvm up` brings up all of them",
+        )
+    return spec.machine_of(member)
 
 
 def shipped_boxes() -> list[str]:

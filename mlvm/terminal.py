@@ -8,6 +8,7 @@ JSON lines for programs.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import time
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def size(count: float) -> str:
     """Write a number of bytes for a person: `76.4 MB`."""
     for unit in ("B", "kB", "MB"):
@@ -28,6 +32,11 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def printable(text: str) -> str:
+    """Return a line of text without anything a terminal would obey: guests and folders have a say in some of them."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def show_error(error: MlvmError, stream: IO[str]) -> None:
@@ -140,9 +149,7 @@ class LiveObserver(Observer):
 
 def table(rows: Sequence[tuple[str, ...]], *, header: tuple[str, ...]) -> str:
     """Return rows as aligned columns under a header; plain text that can be cut and sorted."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (header, *rows)
-    ]
+    shown = [tuple(map(printable, row)) for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in shown]
     return "\n".join(line.rstrip() for line in lines)

@@ -5,19 +5,30 @@ JSON object a packet; the agent holds the other:
 
     agent: {"claim": PATH, "env": {...}, "cwd": PATH}   serve the connection file PATH
     agent: {"renew": true}                              this machine is a copy now: draw new random numbers
+    agent: {"tap": {...}}                               what `tap.Tap.command` does
     kernel: {"ok": null} when that is done
+
+In a fork of its machine a kernel is released and claimed again (see `admission`):
+
+    agent: {"release": true}                            this machine is a fork: renew, and let nobody in any more
+    kernel: {"released": {"notebook": ..., "active": SECONDS}}
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import socket
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
 PACKET = 1 << 20
+PACKAGE = "_mlvm_agent"
+HERE = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120
 
 
 class Channel:
@@ -45,13 +56,63 @@ def serve_now(channel: Channel) -> None:
     claim = channel.receive()
     from ipykernel.kernelapp import IPKernelApp  # noqa: PLC0415
 
-    app: Any = IPKernelApp.instance()
+    if not hasattr(IPKernelApp, "_apply_curve_server_options"):
+        serve_older(channel, claim)
+        return
+
+    class App(IPKernelApp):  # type: ignore[misc, unused-ignore]
+        """An ordinary ipykernel that has a tap before it has clients."""
+
+        tap: Any = None
+
+        def init_iopub(self, context: Any) -> None:
+            super().init_iopub(context)  # type: ignore[no-untyped-call, unused-ignore]
+            self.tap = sibling("tap").install(self, claim["claim"])
+
+        def init_heartbeat(self) -> None:
+            insist_on_heartbeat(self)
+            super().init_heartbeat()  # type: ignore[no-untyped-call, unused-ignore]
+
+    app: Any = App.instance()
     app.initialize(["-f", claim["claim"]])
-    stay_in_touch(app, channel)
+    if app.tap is not None:
+        app.tap.join()
+    stay_in_touch(app, channel, app.tap)
     app.start()
 
 
-def stay_in_touch(app: Any, channel: Channel) -> None:
+def insist_on_heartbeat(app: Any) -> None:
+    """Let a kernel end whose heartbeat, a thread, ends by an error: it would live on, and answer to nobody."""
+    usual = threading.excepthook
+
+    def failed(what: Any) -> None:
+        usual(what)
+        if what.thread is not None and what.thread is app.heartbeat:
+            sys.stderr.flush()
+            os._exit(1)
+
+    threading.excepthook = failed
+
+
+def serve_older(channel: Channel, claim: dict[str, Any]) -> None:
+    """Be an ipykernel of the last version for an old Python."""
+    app: Any = sibling("older").OlderApp.instance()
+    app.initialize(["-f", claim["claim"]])
+    stay_in_touch(app, channel, None)
+    app.start()
+
+
+def sibling(name: str) -> Any:
+    """Load a module beside this one under a name that none of the user's has."""
+    package = importlib.util.spec_from_file_location(
+        PACKAGE, HERE + "/__init__.py", submodule_search_locations=[HERE]
+    )
+    assert package is not None
+    sys.modules.setdefault(PACKAGE, importlib.util.module_from_spec(package))
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def stay_in_touch(app: Any, channel: Channel, tap: Any) -> None:
     """Go on listening to the agent, in the thread that no cell can block."""
     loop = app.control_thread.io_loop
 
@@ -64,6 +125,15 @@ def stay_in_touch(app: Any, channel: Channel) -> None:
         if "renew" in message:
             renew(app)
             channel.send({"ok": None})
+        elif "tap" in message:
+            if tap is not None:
+                tap.command(message["tap"])
+            channel.send({"ok": None})
+        else:
+            if "claim" in message and tap is not None:
+                # What a cell said while nobody could listen is shown by the next one.
+                tap.command({"adopt": "cell"})
+            sibling("admission").hear(app, channel, message, renew)
 
     loop.add_callback(lambda: loop.add_handler(channel.socket, heard, loop.READ))
 

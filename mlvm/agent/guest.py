@@ -5,7 +5,7 @@ start.
 """
 
 # `pathlib` costs a tenth of a second of every boot under emulation.
-# ruff: noqa: PTH102, PTH104, PTH108, PTH112, PTH118, PTH123
+# ruff: noqa: PTH102, PTH110, PTH104, PTH108, PTH112, PTH118, PTH123
 
 from __future__ import annotations
 
@@ -63,6 +63,18 @@ def authorize(user: str, public_key: str) -> None:
     if public_key.strip() not in known.splitlines():
         _write_if_new(path, known.rstrip("\n") + ("\n" if known else "") + public_key.strip() + "\n", 0o600)
         os.chown(path, who.pw_uid, who.pw_gid)
+
+
+def part_from(world: World, request: Message) -> None:
+    """Be known by no key of the machine that this one is a fork of."""
+    if "former_key" in request:
+        path = os.path.join(account(world.user).pw_dir, ".ssh", "authorized_keys")
+        former = request["former_key"].strip()
+        kept = [line for line in _read(path).splitlines() if line.strip() != former]
+        _write_if_new(path, "\n".join(kept) + "\n", 0o600)
+        os.chown(path, account(world.user).pw_uid, account(world.user).pw_gid)
+    if "ssh_host_key" in request and os.path.exists("/run/sshd.pid"):  # it has read the former host key
+        _background(["systemctl", "try-restart", "--no-block", "ssh.service"])
 
 
 def power_off() -> None:

@@ -8,7 +8,7 @@ A kernel is a process of its own (`cradle`), or, where there is a nursery, a for
 """
 
 # `pathlib` costs a tenth of a second of every boot under emulation.
-# ruff: noqa: PTH102, PTH103, PTH104, PTH106, PTH108, PTH118, PTH120, PTH123
+# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ import threading
 import time
 from contextlib import suppress
 
+from . import keeping
+from .inherited import NOTEBOOK, Inherited, Waiting
+from .listening import free_ports
 from .wire import Message
 from .world import World, account, environment_of, identity_of
 
-PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 LOG_LIMIT = 64 * 1024
 PACKET = 1 << 20
 #: Seconds in which a kernel that is there answers; one that must be forked or started first may need the second.
 ANSWER, BIRTH = 30.0, 120.0
 #: Seconds that a restored guest waits for its kernels to draw new random numbers.
 RENEWAL = 3.0
+#: Seconds that a forked guest waits for its kernels to let nobody in any more.
+RELEASE = 10.0
 #: Seconds in which a nursery imports everything. Under emulation a large framework takes a minute.
 IMPORTS = 600.0
 #: Variables that a process reads when it starts: to set them later would be too late.
@@ -60,16 +64,21 @@ class Kernel:
         self.ended = threading.Event()
         self.code: int | None = None
         self.folder = ""
+        #: What `keeping` tells of it: its connection, and who asked for it.
+        self.about: Message = {}
 
     def end(self, code: int) -> None:
         """Remember how it ended; its keys end with it."""
         self.code = code
         self.ended.set()
         self.channel.close()
+        self.forget_keys()
+
+    def forget_keys(self) -> None:
+        """Remove the file with its keys."""
         if self.folder:
             with suppress(OSError):  # the kernel tidies up too, and may have left something of its own
                 os.unlink(os.path.join(self.folder, "connection.json"))
-                os.rmdir(self.folder)
 
     def tell(self, message: Message) -> None:
         """Send a message down the channel; what it still had to say to an earlier one is thrown away."""
@@ -81,8 +90,13 @@ class Kernel:
 
     def hear(self, seconds: float) -> None:
         """Wait for an answer, but not longer."""
+        self.answer(seconds)
+
+    def answer(self, seconds: float) -> Message:
+        """Return its answer, or nothing when none comes in time."""
         with suppress(OSError):
-            receive(self.channel, seconds)
+            return receive(self.channel, seconds)
+        return {}
 
 
 class Nursery:
@@ -161,11 +175,15 @@ class Kernels:
         self._guard = threading.Lock()
         self._nursery: Nursery | None = None
         self._waiting: tuple[Kernel, str] | None = None
+        self.inherited = Inherited()
 
     def prepare(self, request: Message) -> Message:
-        """Import `modules` in a nursery, and have a kernel ready that waits; return when it does."""
-        env = dict(request.get("env") or {})
-        self._nursery = Nursery(self.world, [str(name) for name in request["modules"]], env)
+        """Import `modules` in a nursery, unless there is one, and have a kernel ready; return when it waits."""
+        if self._nursery is None or not self._nursery.alive:
+            env = dict(request.get("env") or {})
+            self._nursery = Nursery(self.world, [str(name) for name in request["modules"]], env)
+        else:
+            self._forget_ended()
         log_id = os.urandom(16).hex()
         kernel = self._fork(self._nursery, log_id)
         answer = receive(kernel.channel, BIRTH)
@@ -174,6 +192,17 @@ class Kernels:
         self._nursery.imports(answer["imported"])
         self._waiting = (kernel, log_id)
         return {"pid": kernel.pid}
+
+    def _forget_ended(self) -> None:
+        """Forget kernels that were only a rehearsal, with all they said; one that is being killed is waited for."""
+        for kernel in self._kernels.values():
+            kernel.ended.wait(ANSWER)
+        ended = {kernel_id: one for kernel_id, one in self._kernels.items() if one.ended.is_set()}
+        keeping.bury(ended, but=0)
+        for kernel_id in ended:
+            del self._kernels[kernel_id]
+            with suppress(OSError):
+                os.unlink(self._log(kernel_id))
 
     def renew(self) -> None:
         """Tell every kernel that this machine is a copy now, and wait a little.
@@ -187,31 +216,60 @@ class Kernels:
         for kernel in living:
             kernel.hear(max(0.0, deadline - time.monotonic()))
 
+    def release(self) -> list[Message]:
+        """Have the kernels of a fork forget what the clients of the machine before know, and wait."""
+        locked = self._guard.acquire(
+            timeout=RENEWAL
+        )  # a start that went on in the machine before may hold it
+        try:
+            kernels, self._kernels = self._kernels, {}
+            self.inherited.release(kernels, RELEASE)
+        finally:
+            if locked:
+                self._guard.release()
+        return self.inherited.listing()
+
+    def waiting(self) -> list[Message]:
+        """Return the kernels that wait to be claimed, with somebody's variables."""
+        return self.inherited.listing()
+
     def start(self, request: Message) -> Message:
-        """Start an ipykernel that serves the connection asked for, on ports chosen here."""
+        """Start an ipykernel that serves the connection asked for, on ports chosen here; or claim one that waits."""
         who = account(self.world.user)
         kernel_id = os.urandom(16).hex()
         extra = dict(request.get("env") or {})
-        folder = self._private_folder(kernel_id, who.pw_uid, who.pw_gid)
+        keeping.bury(self._kernels)
         connection = dict(request["connection"])
-        path = os.path.join(folder, "connection.json")
         cwd = request.get("cwd") or who.pw_dir
         with self._guard:  # two starts at once must not choose the same ports
-            ports = free_ports(self.world.kernel_ip)
+            ports = free_ports(self.world.kernel_ip, keeping.ports_of(self._kernels))
             connection.update(ports, ip=self.world.kernel_ip, transport="tcp")
+            claimed = self.inherited.take(request.get("claim") or "", extra.get(NOTEBOOK, ""))
+            # One that waits has said things, which are kept in its folder.
+            folder = claimed.kernel.folder if claimed and claimed.kernel.folder else ""
+            folder = folder or self._private_folder(kernel_id, who.pw_uid, who.pw_gid)
+            path = os.path.join(folder, "connection.json")
             _write_private(path, json.dumps(connection), who.pw_uid, who.pw_gid)
+            about = {"connection": connection, "env": extra, "started": time.time()}
+            if claimed:
+                self._claim(claimed, kernel_id, {"claim": path, "env": extra})
+                claimed.kernel.folder, claimed.kernel.about = folder, about
+                return {"kernel_id": kernel_id, "pid": claimed.kernel.pid, "ports": ports, "serves": True}
             ready = self._ready_kernel(kernel_id, extra)
             kernel = self._kernels[kernel_id] = ready or self._spawn(kernel_id, extra, cwd)
             kernel.folder = folder
+            kernel.about = about
             claim = {"claim": path, "env": extra, "cwd": cwd}
             kernel.channel.send(json.dumps(claim).encode())
             if ready and "error" in (answer := receive(kernel.channel, ANSWER)):
                 raise OSError(answer["error"])
-        return {"kernel_id": kernel_id, "pid": kernel.pid, "ports": ports}
+        return {"kernel_id": kernel_id, "pid": kernel.pid, "ports": ports, "serves": bool(ready)}
 
     def poll(self, request: Message) -> int | None:
-        """Return a kernel's exit code, or None while it runs."""
-        return self._kernel(request).code
+        """Return a kernel's exit code, or None while it runs; wait up to `wait` seconds for its end."""
+        kernel = self._kernel(request)
+        kernel.ended.wait(float(request.get("wait", 0)))
+        return kernel.code
 
     def signal(self, request: Message) -> None:
         """Send a signal to a kernel's process group; nothing happens when it has ended."""
@@ -226,6 +284,24 @@ class Kernels:
         with open(self._log(request["kernel_id"]), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_LIMIT))
             return log.read().decode("utf-8", "replace")
+
+    def _claim(self, waiting: Waiting, kernel_id: str, claim: Message) -> None:
+        """Let a kernel that waits serve a connection, under a new id; what it has written comes along."""
+        kernel = waiting.kernel
+        try:
+            kernel.tell(claim)
+            deadline = time.monotonic() + ANSWER
+            while "ok" not in (answer := receive(kernel.channel, max(0.0, deadline - time.monotonic()))):
+                if "error" in answer:
+                    raise OSError(answer["error"])
+        except OSError as silent:
+            self.inherited.put_back(waiting)
+            raise OSError(
+                f"kernel {waiting.kernel_id[:12]} waits here and cannot be claimed: {silent}"
+            ) from None
+        with suppress(OSError):
+            os.rename(self._log(waiting.kernel_id), self._log(kernel_id))
+        self._kernels[kernel_id] = kernel
 
     def _ready_kernel(self, kernel_id: str, env: dict[str, str]) -> Kernel | None:
         """Return the kernel that waits, or else a fork; None when there is no nursery that fits."""
@@ -265,6 +341,10 @@ class Kernels:
         kernel = Kernel(child.pid, ours)
         threading.Thread(target=lambda: kernel.end(child.wait()), daemon=True).start()
         return kernel
+
+    def all(self) -> dict[str, Kernel]:
+        """Return every kernel that is remembered, by id."""
+        return dict(self._kernels)
 
     def _kernel(self, request: Message) -> Kernel:
         kernel_id = request["kernel_id"]
@@ -309,18 +389,6 @@ def receive(channel: socket.socket, seconds: float) -> Message:
 def script(name: str) -> str:
     """Return the path of a program that lies beside this module."""
     return os.path.join(os.path.dirname(os.path.realpath(__file__)), name)
-
-
-def free_ports(ip: str) -> dict[str, int]:
-    """Return five ports nobody listens on now, all different."""
-    held = [socket.socket() for _ in PORTS]
-    try:
-        for one in held:
-            one.bind((ip, 0))
-        return {name: one.getsockname()[1] for name, one in zip(PORTS, held)}  # noqa: B905 - 3.9
-    finally:
-        for one in held:
-            one.close()
 
 
 def _write_private(path: str, text: str, uid: int, gid: int) -> None:

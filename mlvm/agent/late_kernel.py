@@ -12,25 +12,23 @@ ports. So its memory can be copied to any number of machines, and nothing in it 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
-import uuid
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import zmq
 from ipykernel.kernelapp import IPKernelApp
 from jupyter_client.session import Session
 from tornado.ioloop import IOLoop
 
+from . import tap
+from .admission import admit, in_loop
 from .cradle import Channel, renew, stay_in_touch
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+if not hasattr(IPKernelApp, "_apply_curve_server_options"):
+    raise ImportError("this ipykernel is too old to be forked: it cannot take its keys late")
 
-CHANNELS = ("shell", "iopub", "stdin", "hb", "control")
 #: Where the rehearsal speaks to its own process.
 REHEARSAL = "inproc://mlvm-rehearsal-"
 #: One cell with a value, one that prints, one that fails: what the three need is imported then.
@@ -38,7 +36,7 @@ REHEARSED = ("1 + 1", "print(end='')", "raise KeyboardInterrupt")
 
 
 class LateKernelApp(IPKernelApp):
-    """An ipykernel whose sockets are bound by `admit`, when everything else is done."""
+    """An ipykernel whose sockets are bound by `admission`, when everything else is done."""
 
     def init_connection_file(self) -> None:
         """There is none yet."""
@@ -57,69 +55,16 @@ class LateKernelApp(IPKernelApp):
         del s
         return port
 
-    def admit(self, connection_file: str) -> None:
-        """Take keys and ports from a connection file, and listen."""
-        self._take(connection_file)
-        self.session.session = str(uuid.uuid4())
-        self._in(self.shell_channel_thread.io_loop, self._open, self.shell_socket, self.shell_port)
-        self._in(self.control_thread.io_loop, self._open, self.control_socket, self.control_port)
-        self._in(self.control_thread.io_loop, self._join, self.debug_shell_socket)
-        self._in(self.iopub_thread.io_loop, self._open, self.iopub_thread.socket, self.iopub_port)
-        self._open(self.stdin_socket, self.stdin_port)
-        super().init_heartbeat()
-        self._ports = {channel: getattr(self, channel + "_port") for channel in CHANNELS}
-        self.kernel.record_ports({name + "_port": port for name, port in self._ports.items()})
-
-    def _take(self, connection_file: str) -> None:
-        """Take over what a connection file says.
-
-        `load_connection_file` would do, and would also run `ip` to learn which addresses are ours: half a second under
-        emulation.
-        """
-        self.connection_file = connection_file
-        with open(connection_file, encoding="utf-8") as stream:  # noqa: PTH123
-            told = json.load(stream)
-        for name in ("ip", "transport", *(f"{channel}_port" for channel in CHANNELS)):
-            setattr(self, name, told[name])
-        self.session.key = told["key"].encode()
-        self.session.signature_scheme = told.get("signature_scheme", self.session.signature_scheme)
-        if "curve_secretkey" in told:
-            self.curve_publickey = told["curve_publickey"].encode()
-            self.curve_secretkey = told["curve_secretkey"].encode()
-
-    def _open(self, bare: Any, port: int) -> None:
-        self._apply_curve_server_options(bare)
-        super()._bind_socket(bare, port)
-
-    def _join(self, bare: Any) -> None:
-        self._apply_curve_client_options(bare)
-        bare.connect(f"{self.transport}://{self.ip}:{self.shell_port}")
-
-    @staticmethod
-    def _in(loop: Any, work: Callable[..., None], *arguments: Any) -> None:
-        """Do something in the thread that owns a socket, and wait for it."""
-        done: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                work(*arguments)
-                done.set_result(None)
-            except BaseException as failed:
-                done.set_exception(failed)
-
-        loop.add_callback(run)
-        done.result(30)
-
     def rehearse(self) -> None:
         """Run cells the whole way through the sockets, from a thread; leave nothing of them behind."""
         shell, iopub = self.shell_socket, self.iopub_thread.socket
-        self._in(self.shell_channel_thread.io_loop, shell.bind, REHEARSAL + "shell")
-        self._in(self.iopub_thread.io_loop, iopub.bind, REHEARSAL + "iopub")
+        in_loop(self.shell_channel_thread.io_loop, shell.bind, REHEARSAL + "shell")
+        in_loop(self.iopub_thread.io_loop, iopub.bind, REHEARSAL + "iopub")
         try:
             _play(self.context, self.session.key)
         finally:
-            self._in(self.shell_channel_thread.io_loop, shell.unbind, REHEARSAL + "shell")
-            self._in(self.iopub_thread.io_loop, iopub.unbind, REHEARSAL + "iopub")
+            in_loop(self.shell_channel_thread.io_loop, shell.unbind, REHEARSAL + "shell")
+            in_loop(self.iopub_thread.io_loop, iopub.unbind, REHEARSAL + "iopub")
 
 
 def serve_later(channel: Channel) -> None:
@@ -146,12 +91,15 @@ def serve_later(channel: Channel) -> None:
             os.environ.update(claim.get("env") or {})
             os.chdir(claim["cwd"])
             renew(app)
-            app.admit(claim["claim"])
+            kept = tap.install(app, claim["claim"])
+            if kept is not None:
+                kept.join()
+            admit(app, claim["claim"])
         except Exception as failed:
             channel.send({"error": f"{type(failed).__name__}: {failed}"})
             os._exit(1)
         channel.send({"ok": None})
-        stay_in_touch(app, channel)
+        stay_in_touch(app, channel, kept)
 
     def rehearse() -> None:
         try:

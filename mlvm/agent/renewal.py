@@ -32,7 +32,7 @@ def set_mac(interface: str, address: str | None) -> None:
 
     virtio's may change while it is up. Errors are for the journal: a guest is itself without it, too.
     """
-    if address is None:
+    if address is None or address == _mac_of(interface):
         return
     with open(f"/proc/sys/net/ipv4/conf/{interface}/arp_notify", "w") as notify:  # noqa: PTH123
         notify.write("1")
@@ -40,3 +40,12 @@ def set_mac(interface: str, address: str | None) -> None:
     request = struct.pack("16sH6s8x", interface.encode(), ETHERNET, octets)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFHWADDR, request)
+
+
+def _mac_of(interface: str) -> str:
+    """Return the hardware address that an interface has."""
+    try:
+        with open(f"/sys/class/net/{interface}/address", encoding="ascii") as stream:  # noqa: PTH123
+            return stream.read().strip()
+    except OSError:
+        return ""

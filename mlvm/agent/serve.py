@@ -13,10 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from . import files, guest, kernels, ports, programs, renewal
+from . import files, guest, keeping, kernels, ports, programs, renewal, sharing
 from .boot import Boot
 from .wire import Message, Replaced, Vanished, Wire, decode
 from .world import VERSION, World
+
+#: Seconds for which a greeting is waited to leave.
+GREETING = 1.0
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,7 @@ class Agent:
     def __init__(self, world: World) -> None:
         self.world = world
         self.kernels = kernels.Kernels(world)
+        self.shares = sharing.Shares(world)
         self.boot = Boot(world.kernel_ip)
         #: When we began to listen, in seconds since the guest kernel's start.
         self.listening = 0.0
@@ -41,11 +45,18 @@ class Agent:
             "sync": lambda _: os.sync(),
             "poweroff": lambda _: guest.power_off(),
             "renew": self.renew,
-            "kernel_prepare": self.kernels.prepare,
+            "share": self.shares.share,
+            "share_reset": self.shares.reset,
+            "share_status": self.shares.status,
+            "kernel_prepare": self.prepare,
             "kernel_start": self.kernels.start,
             "kernel_poll": self.kernels.poll,
+            "kernel_waiting": lambda _: self.kernels.waiting(),
             "kernel_signal": self.kernels.signal,
             "kernel_log": self.kernels.log,
+            "kernel_list": lambda _: keeping.tell(self.kernels.all()),
+            "kernel_adopt": lambda request: keeping.adopt(self.kernels.all(), request),
+            "kernel_hold": lambda request: keeping.hold(self.kernels.all(), request),
         }
         self.conversations: dict[str, Callable[[World, Wire, Message], None]] = {
             "exec": programs.execute,
@@ -74,9 +85,20 @@ class Agent:
         moving = threading.Thread(target=renewal.set_mac, args=("eth0", request.get("mac")))
         moving.start()
         answer = guest.configure(self.world, request)
-        self.kernels.renew()
+        if request.get("fork"):
+            answer["kernels"] = self.kernels.release()
+            guest.part_from(self.world, request)
+        else:
+            self.kernels.renew()
         moving.join()
+        if "shares" in request:
+            self.shares.share(request)
         return answer
+
+    def prepare(self, request: Message) -> Message:
+        """Get ready for what comes after a restore."""
+        self.shares.prepare()
+        return self.kernels.prepare(request)
 
     def serve(self, port: Port) -> None:
         """Serve one client of `port` after another, for ever."""
@@ -95,6 +117,7 @@ class Agent:
                     self.answer(wire, request)
             except Replaced as replaced:
                 wire.greet({"hello": replaced.message.get("nonce"), **self.greeting()})
+                wire.flush(GREETING)  # what is asked next may be here already, and take long
 
     def answer(self, wire: Wire, request: Message) -> None:
         """Answer one request; whatever goes wrong is the answer."""
@@ -104,6 +127,10 @@ class Agent:
                 self.boot.wait()
             elif name == "kernel_start":
                 self.boot.wait_for_address()
+            if name == "kernel_start" or (
+                name == "exec" and (request.get("user") != "root" or request.get("cwd"))
+            ):
+                self.shares.wait(request.get("cwd"))
             if conversation := self.conversations.get(name):
                 conversation(self.world, wire, request)
             elif answer := self.answers.get(name):

@@ -22,6 +22,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
@@ -30,7 +31,6 @@ def run(argv: Sequence[str]) -> int:
     arguments = make_parser().parse_args(argv, namespace=Arguments())
     if arguments.verbose:
         logging.basicConfig(level=logging.DEBUG, format="%(relativeCreated)7d %(name)s: %(message)s")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     module, function = arguments.call.split(":")
     try:
         return cast("int | None", getattr(importlib.import_module(module), function)(arguments)) or 0

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from mlvm.cli.parser import Arguments
 from mlvm.cli.shared import observing, project_at
-from mlvm.errors import BuildError
+from mlvm.errors import BuildError, MachineError
 from mlvm.files import write_whole
 from mlvm.image.document import BUILDER
 from mlvm.image.store import Store
 from mlvm.image.usage import Item
+from mlvm.machine.qemu import forks
 from mlvm.paths import Home
 from mlvm.terminal import size, table
 
@@ -32,6 +33,23 @@ def build(arguments: Arguments) -> int:
             header=("part", "size", "digest"),
         )
     )
+    return 0
+
+
+def standby(arguments: Arguments) -> int:
+    """Have a machine of a box on standby, or end those that are."""
+    if arguments.end:
+        from mlvm.machine.qemu.standby import end
+
+        count = end(Home.find(), minutes=arguments.older_than)
+        print(f"ended: {count} machine{'s' * (count != 1)} on standby")
+        return 0
+    project = project_at(arguments.box)
+    with observing(arguments.progress) as observer:
+        there = project.make_standby(observer=observer)
+    if not there:
+        raise MachineError("somebody else makes a machine of this box ready just now", hint="wait for it")
+    print(f"a machine of `{project.folder.name}` is on standby: the next fresh one of that box is that one")
     return 0
 
 
@@ -68,7 +86,9 @@ def verify(arguments: Arguments) -> int:
 
 def store(arguments: Arguments) -> int:
     """List what is kept."""
-    usage = Store(Home.find()).usage()
+    home = Home.find()
+    kept, forked = Store(home).usage(), forks.items(home)
+    usage = [*kept, *forked]
     if arguments.json:
         print(
             json.dumps(
@@ -91,7 +111,9 @@ def store(arguments: Arguments) -> int:
         for item in _summed(usage)
     ]
     print(table(rows, header=("kind", "name", "id", "size", "used by")))
-    print(f"{size(sum(item.size for item in usage))} in {Home.find().store}")
+    print(f"{size(sum(item.size for item in kept))} in {home.store}")
+    if forked:
+        print(f"{size(sum(item.size for item in forked))} in {home.forks}")
     return 0
 
 
@@ -109,8 +131,13 @@ def _summed(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def prune(arguments: Arguments) -> int:
-    """Remove what nothing uses."""
-    gone = Store(Home.find()).prune(dry_run=arguments.dry_run)
+    """Remove what nothing uses; what is on standby takes memory, and can be made again as well."""
+    from mlvm.machine.qemu import standby as waiting
+
+    home = Home.find()
+    if not arguments.dry_run and (count := waiting.end(home)):
+        print(f"ended: {count} machine{'s' * (count != 1)} on standby")
+    gone = [*forks.tidy(home, dry_run=arguments.dry_run), *Store(home).prune(dry_run=arguments.dry_run)]
     for item in _summed(gone):
         print(f"{item.kind:<9} {item.name}  {item.id[:12]}  {size(item.size)}")
     verb = "would free" if arguments.dry_run else "freed"

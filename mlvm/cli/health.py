@@ -5,27 +5,32 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from mlvm.cli.parser import Arguments
-from mlvm.image.document import Artifact
+from mlvm.errors import MlvmError
 from mlvm.image.store import Store
+from mlvm.lock.document import CudaRecord
 from mlvm.machine.doctor import examine
 from mlvm.paths import Home
+from mlvm.project import Project
 
 COLOURS = {"ok": "\033[32m", "warn": "\033[33m", "fail": "\033[31m"}
 
 
-def _guest_kernel(home: Home) -> Artifact | None:
-    """Return a guest kernel from the store to try the accelerator with; None before the first build."""
-    store = Store(home)
-    found = (store.find_image(path.stem) for path in sorted(store.images.glob("*.json")))
-    return next((image.vmlinuz for image in found if image is not None), None)
+def _cuda_here(home: Home) -> CudaRecord | None:
+    """Return what the lock of the project here needs of a driver, if there is one that can be read."""
+    try:
+        lock = Project.find(None, Path.cwd(), home=home).lock()
+    except MlvmError:
+        return None
+    return None if lock is None else lock.cuda
 
 
 def doctor(arguments: Arguments) -> int:
     """Print every check; code 1 when one fails."""
     home = Home.find()
-    checks = examine(home, vmlinuz=_guest_kernel(home))
+    checks = examine(home, vmlinuz=Store(home).guest_kernel(), cuda=_cuda_here(home))
     if arguments.json:
         print(json.dumps([asdict(check) for check in checks], indent=1, default=str))
     else:

@@ -15,6 +15,8 @@ from mlvm.lock.diff import describe
 from mlvm.lock.document import Lock
 from mlvm.lock.text import load
 from mlvm.paths import LOCK_NAME, SPEC_NAME, Home
+from mlvm.project import Project
+from mlvm.terminal import size
 
 
 def init(arguments: Arguments) -> int:
@@ -54,6 +56,8 @@ def lock(arguments: Arguments) -> int:
         reasons = project.stale_reasons()
         print("\n".join(reasons) if reasons else f"fresh: {project.lock_path}")
         return 1 if reasons else 0
+    if arguments.into:
+        return _lock_into(project, arguments)
     upgrade = None if arguments.upgrade is None else set(arguments.upgrade)
     with observing(arguments.progress) as observer:
         old, new = project.relock(upgrade=upgrade, observer=observer)
@@ -62,6 +66,23 @@ def lock(arguments: Arguments) -> int:
         print(f"{project.lock_path}: {wheels} Python packages, {len(new.debs())} Debian packages")
     else:
         print("\n".join(describe(old, new)) or "nothing changed")
+    return 0
+
+
+def _lock_into(project: Project, arguments: Arguments) -> int:
+    """Put a lock into a notebook; a fresh one is not resolved again unless something is to be upgraded."""
+    from mlvm.lock import carried
+    from mlvm.spec import ipynb
+
+    notebook = ipynb.read(Path(arguments.into))
+    with observing(arguments.progress) as observer:
+        if arguments.upgrade is not None:
+            project.relock(upgrade=set(arguments.upgrade), observer=observer)
+        found = project.fresh_lock(observer=observer)
+    packed = carried.pack(project.spec(), found)
+    ipynb.save(ipynb.with_metadata(notebook, packed))
+    print(f"{notebook.path}: the lock of `{found.name}` is in it, {size(len(packed['lock']))}")
+    print(f"next: mlvm reproduce {notebook.path}, or mlvm up --from {notebook.path} wherever it is")
     return 0
 
 
@@ -92,7 +113,11 @@ def _document(what: str, box: str | None) -> object:
     if what == "spec":
         spec = project.spec()
         return {
-            name: dict(value) if name == "env" else asdict(value) if name == "machine" else value
+            name: dict(value)
+            if name == "env"
+            else asdict(value)
+            if name in {"machine", "cuda"} and value
+            else value
             for name in spec.__slots__
             for value in [getattr(spec, name)]
         }

@@ -7,6 +7,7 @@ layer's id. It is the topmost layer: a new mlvm changes these few kilobytes and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import mlvm
@@ -36,13 +37,14 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def make_agent(compiler: Compiler) -> Tree:
-    """Return the tree of the agent layer, its unit enabled."""
+def make_agent(compilers: Iterable[Compiler]) -> Tree:
+    """Return the tree of the agent layer, its unit enabled; `compilers` are of all Pythons that run a part of it."""
     tree = Tree()
     for name, content in agent_sources().items():
         folder = "usr/lib/systemd/system" if name == UNIT else TARGET
         tree.file(f"{folder}/{name}", content)
-    compiler.add_to(tree, below=TARGET)
+    for compiler in compilers:
+        compiler.add_to(tree, below=TARGET)
     enable(tree, UNIT)
     tree.add_parents()
     return tree

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -57,21 +58,25 @@ class Slice:
 
 
 def interpreter_packages(lock: Lock) -> tuple[DebianPackage, ...]:
-    """Return the packages of the system that its bare interpreter needs."""
-    python = re.escape(str(lock.inputs["python"]))
+    """Return the packages of the system that its own bare interpreter needs."""
+    python = re.escape(lock.system_python)
     wanted = re.compile(rf"(lib)?python{python}-minimal|libc6|libexpat1|zlib1g")
     return tuple(package for package in lock.system if wanted.fullmatch(package.name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compiler:
-    """Compiles with the interpreter unpacked in `folder`; `cache` keeps what wheels gave, `id` names both."""
+    """Compiles with the interpreter unpacked in `folder`; `cache` keeps what wheels gave, `id` names both.
+
+    `prefix` is where that interpreter is below `folder`: in usr, or, when it is not Debian's, in a place of its own.
+    """
 
     folder: Path
     python: str
     id: str
     cache: Path
     workers: int
+    prefix: str = "usr"
 
     def add_to(self, tree: Tree, *, below: str) -> None:
         """Put the bytecode of every module below a folder of `tree` beside it."""
@@ -112,16 +117,28 @@ class Compiler:
         key = json.dumps([BUILDER, SOURCE_DATE, self.id, wheel])
         return self.cache / hashlib.sha256(key.encode()).hexdigest()
 
+    def _tag(self) -> str:
+        """Return what the interpreter calls itself in names of bytecode."""
+        if self.prefix == "usr":
+            return "cpython-" + self.python.replace(".", "")
+        return _asked_tag(tuple(map(str, self._command())), str(self._home()))
+
+    def _home(self) -> Path:
+        return self.folder / self.prefix
+
+    def _command(self) -> list[Path | str]:
+        program = f"python{self.python}"
+        return Tools(self.folder).command(program, self._home() / "bin" / program)
+
     def _put(self, tree: Tree, path: str, content: bytes | Slice) -> None:
         """Put bytecode where the interpreter looks for it, owned like its source."""
         folder, _, name = path.rpartition("/")
-        tag = "cpython-" + self.python.replace(".", "")
         source = tree[path]
         cache = f"{folder}/__pycache__"
         if cache not in tree:
             tree.folder(cache, owner=source.uid, group=source.gid)
         node = Node(kind=Kind.FILE, mode=0o644, uid=source.uid, gid=source.gid, content=content)
-        tree.put(f"{cache}/{name.removesuffix('.py')}.{tag}.pyc", node)
+        tree.put(f"{cache}/{name.removesuffix('.py')}.{self._tag()}.pyc", node)
 
     def _fill_cache(self, tree: Tree, wheels: Mapping[str, Sequence[str]]) -> None:
         """Compile some wheels with one start of the interpreter; each keeps its own file."""
@@ -168,12 +185,28 @@ class Compiler:
         if not frames:
             return []
         command = [
-            *Tools(self.folder).command(f"python{self.python}"),
-            "-s", "-S", "-B", "-P", compile_program.__file__,
+            *self._command(),
+            "-s", "-S", "-B", *safe_path(self.python), compile_program.__file__,
         ]  # fmt: skip
-        environment = {"LC_ALL": "C.UTF-8", "PYTHONHOME": str(self.folder / "usr"), "PYTHONHASHSEED": "0"}
+        environment = {"LC_ALL": "C.UTF-8", "PYTHONHOME": str(self._home()), "PYTHONHASHSEED": "0"}
         done = process.run(command, env=environment, stdin=b"".join(frames), timeout=1800)
         return _unframed(done.stdout, count=len(frames) // 3)
+
+
+def safe_path(python: str) -> tuple[str, ...]:
+    """Return the option that keeps a program's folder out of sys.path; older Pythons have none."""
+    return ("-P",) if int(python.rstrip("t").split(".")[1]) >= 11 else ()
+
+
+@cache
+def _asked_tag(command: tuple[str, ...], home: str) -> str:
+    """Ask an interpreter for its tag: free-threaded builds have not always had one of their own."""
+    said = "import sys; print(sys.implementation.cache_tag)"
+    done = process.run([*command, "-s", "-S", "-B", "-c", said], env={"PYTHONHOME": home}, timeout=60)
+    tag = done.stdout.decode().strip()
+    if not re.fullmatch(r"cpython-3[0-9]+t?", tag):
+        raise BuildError(f"the box's Python calls its bytecode `{tag!a}`")
+    return tag
 
 
 def batches(sizes: Mapping[str, int]) -> list[list[str]]:

@@ -18,7 +18,9 @@ from pathlib import Path
 BUILDER = 4
 
 #: Names of the layers, lowest first. The guest's root is an overlayfs of them, a later one hiding an earlier one.
-LAYERS = ("system", "modules", "python", "agent")
+LAYERS = ("system", "modules", "apt", "cuda", "python", "agent")
+#: Those that only some images have.
+OPTIONAL_LAYERS = frozenset({"apt", "cuda"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +72,11 @@ class Image:
     vmlinuz: Artifact
     initramfs: Artifact
     tools: Path
+
+    @property
+    def forks_kernels(self) -> bool:
+        """Whether a kernel can be ready before it knows its keys: the last ipykernel for Python 3.9 cannot."""
+        return self.python != "3.9"
 
     def digests(self) -> dict[str, str]:
         """Name -> sha256 of the bytes of every part; equal for equal locks, on any machine."""

@@ -83,6 +83,21 @@ class ErofsReader:
         except (struct.error, IndexError, ValueError, OverflowError) as broken:
             raise self._broken(str(broken)) from None
 
+    def read(self, path: str) -> bytes:
+        """Return the bytes of the file at `path` (no leading slash, no links on the way). Raises BuildError."""
+        try:
+            inode = self._inode(self._root)
+            for name in path.split("/"):
+                children = dict(self._names(self._content(inode)))
+                if name not in children:
+                    raise self._broken(f"it has no `/{path}`")
+                inode = self._inode(children[name])
+            if not stat.S_ISREG(inode.mode):
+                raise self._broken(f"`/{path}` is no file")
+            return self._content(inode)
+        except (struct.error, IndexError, ValueError, OverflowError) as broken:
+            raise self._broken(str(broken)) from None
+
     def close(self) -> None:
         """Close the image."""
         self._data.close()

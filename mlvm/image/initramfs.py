@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlvm.download import Blobs
@@ -48,6 +49,11 @@ def init_script() -> bytes:
 def make_initramfs(lock: Lock, blobs: Blobs, kernel: GuestKernel) -> bytes:
     """Return the initramfs, uncompressed. Raises BuildError when a part is missing."""
     modules = with_dependencies(kernel, WANTED, optional=OPTIONAL)
+    return pack_initramfs(lock, blobs, modules, init=init_script())
+
+
+def pack_initramfs(lock: Lock, blobs: Blobs, modules: Mapping[str, bytes], *, init: bytes) -> bytes:
+    """Return an initramfs that runs `init` and has `modules`, in the order in which they are to be loaded."""
     entries = {
         path: cpio.folder()
         for path in ("bin", "dev", "layers", "lib", "lib/modules", "overlay", "proc", "root", "sys")
@@ -55,7 +61,7 @@ def make_initramfs(lock: Lock, blobs: Blobs, kernel: GuestKernel) -> bytes:
     entries["bin/busybox"] = cpio.file(_busybox(lock, blobs), mode=0o755)
     entries |= {f"bin/{applet}": cpio.link("busybox") for applet in APPLETS}
     entries["dev/console"] = cpio.CpioEntry(mode=stat.S_IFCHR | 0o600, device=(5, 1))
-    entries["init"] = cpio.file(init_script(), mode=0o755)
+    entries["init"] = cpio.file(init, mode=0o755)
     for name, content in modules.items():
         entries[f"lib/modules/{name}.ko"] = cpio.file(content)
     entries["lib/modules/order"] = cpio.file("".join(f"{name}\n" for name in modules).encode())

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mlvm.download import fetch
 from mlvm.errors import StoreError
 from mlvm.events import Observer, stage
 from mlvm.image.agent_layer import make_agent
+from mlvm.image.apt_layer import make_apt
 from mlvm.image.bytecode import Compiler, interpreter_packages
 from mlvm.image.document import Image, Plan, Step
 from mlvm.image.erofs import make_erofs
@@ -25,16 +26,18 @@ from mlvm.image.initramfs import make_initramfs
 from mlvm.image.modules import GuestKernel, kernel_release, read_guest_kernel
 from mlvm.image.modules_layer import make_modules
 from mlvm.image.plan import PARTS
-from mlvm.image.python_layer import make_python
+from mlvm.image.python_layer import make_cuda, make_python
+from mlvm.image.standalone import PREFIX, unpack_interpreter
 from mlvm.image.store import ImageEntry, Store
 from mlvm.image.system_layer import make_system
 from mlvm.image.tools import Tools
 from mlvm.image.unpacked import unpack_tools
 from mlvm.lock.document import DebianPackage, Lock
+from mlvm.lock.interpreters import wanted_interpreter
 from mlvm.lock.mirrors import wanted_debs, wanted_wheels
 
 #: The order in which parts are begun: the slowest first.
-ORDER = ("system", "python", "modules", "initramfs", "vmlinuz", "agent")
+ORDER = ("system", "cuda", "apt", "python", "modules", "initramfs", "vmlinuz", "agent")
 
 
 @dataclass
@@ -54,9 +57,10 @@ class Making:
         with stage(self.observer, "build", self.lock.name) as outcome:
             with ThreadPoolExecutor(self.workers) as pool:
                 unpacked = pool.submit(lambda: self.tools)  # every part needs both: first
-                pool.submit(lambda: self.compiler).result()
+                pool.submit(lambda: (self.compiler, self.own_compiler)).result()
                 unpacked.result()
-                jobs = [pool.submit(self._part, self.plan.step(name)) for name in ORDER]
+                steps = {step.name: step for step in self.plan.steps}
+                jobs = [pool.submit(self._part, steps[name]) for name in ORDER if name in steps]
                 try:
                     for job in jobs:
                         job.result()
@@ -71,7 +75,8 @@ class Making:
         return image
 
     def _fetch(self) -> None:
-        wanted = [*wanted_debs(self.lock, self.lock.debs()), *wanted_wheels(self.lock)]
+        own = wanted_interpreter(self.lock.interpreter)
+        wanted = [*wanted_debs(self.lock, self.lock.debs()), *own, *wanted_wheels(self.lock)]
         fetch(wanted, self.store.blobs, observer=self.observer)
 
     @cached_property
@@ -81,23 +86,42 @@ class Making:
 
     @cached_property
     def compiler(self) -> Compiler:
-        """The guest's interpreter, for bytecode."""
+        """The guest's own interpreter, for bytecode of the system and the agent."""
         return Compiler(
             folder=self._unpacked("interpreter", interpreter_packages(self.lock)),
-            python=str(self.lock.inputs["python"]),
+            python=self.lock.system_python,
             id=self.plan.step("interpreter").id,
             cache=self.store.bytecode,
             workers=self.workers,
         )
 
-    def _unpacked(self, name: str, packages: Sequence[DebianPackage]) -> Path:
+    @cached_property
+    def own_compiler(self) -> Compiler:
+        """The interpreter of the box's kernels and packages, for their bytecode."""
+        own = self.lock.interpreter
+        if own is None:
+            return self.compiler
+        python = str(self.lock.inputs["python"])
+        c_library = [package for package in interpreter_packages(self.lock) if package.name == "libc6"]
+        also = lambda folder: unpack_interpreter(own, self.store.blobs, folder, python=python)  # noqa: E731
+        return replace(
+            self.compiler,
+            folder=self._unpacked("own-interpreter", c_library, also=also),
+            python=python,
+            id=self.plan.step("own-interpreter").id,
+            prefix=PREFIX,
+        )
+
+    def _unpacked(
+        self, name: str, packages: Sequence[DebianPackage], *, also: Callable[[Path], None] | None = None
+    ) -> Path:
         """Return the folder of programs that run on the host, unpacked once for all locks that name the same."""
         step = self.plan.step(name)
         folder = self.store.tools_folder(step.id)
         if not folder.is_dir():
             with self.store.making(step.id, waiting=lambda: self._waiting(name)):
                 if not folder.is_dir():
-                    unpack_tools(packages, self.store.blobs, folder)
+                    unpack_tools(packages, self.store.blobs, folder, also=also)
         return folder
 
     def guest_kernel(self) -> GuestKernel:
@@ -110,36 +134,46 @@ class Making:
         return read_guest_kernel(self.lock, self.store.blobs)
 
     def _part(self, step: Step) -> None:
+        """Make one part, and say so."""
+        self._ensure(step)
+        with self._guard:
+            self._done += 1
+            done = self._done
+        self.observer.stage_progress("build", done, len(self._part_names), step.name)
+
+    def _ensure(self, step: Step, *, waiting: Callable[[], None] | None = None) -> None:
         """Make one part unless it is there; wait for whoever makes it now."""
         if self.store.find_artifact(step.id) is None:
-            with self.store.making(step.id, waiting=lambda: self._waiting(step.name)):
+            with self.store.making(step.id, waiting=waiting or (lambda: self._waiting(step.name))):
                 if self.store.find_artifact(step.id) is None:
                     if self.store.artifact_folder(step.id).exists():
                         self.observer.note(f"`{step.name}` in the store is damaged: building it again")
                     with self.store.new_artifact(step.id, step.name) as content:
                         _MAKERS[step.name](self, content)
-        with self._guard:
-            self._done += 1
-            done = self._done
-        self.observer.stage_progress("build", done, len(PARTS), step.name)
+
+    @property
+    def _part_names(self) -> list[str]:
+        return [step.name for step in self.plan.steps if step.name in PARTS]
 
     def _waiting(self, what: str) -> None:
         self.observer.note(f"waiting: another mlvm is building `{what}`")
 
     def _entry(self) -> ImageEntry:
         ids = {step.name: step.id for step in self.plan.steps}
-        blobs = [package.sha256 for package in self.lock.debs()]
-        blobs += [wanted.sha256 for wanted in wanted_wheels(self.lock)]
+        own = self.lock.interpreter
+        compiled = [wanted.sha256 for wanted in wanted_wheels(self.lock)] + ([own.sha256] if own else [])
+        blobs = [*(package.sha256 for package in self.lock.debs()), *compiled]
         return ImageEntry(
             id=self.plan.image_id,
             name=self.lock.name,
             python=str(self.lock.inputs["python"]),
             debian=str(self.lock.inputs["debian"]),
             kernel_release=kernel_release(self.lock),
-            parts={name: ids[name] for name in PARTS},
+            parts={name: ids[name] for name in self._part_names},
             tools=ids["tools"],
             interpreter=ids["interpreter"],
-            bytecode=tuple(self.compiler.cached(wanted.sha256).name for wanted in wanted_wheels(self.lock)),
+            own_interpreter=ids.get("own-interpreter", ""),
+            bytecode=tuple(self.own_compiler.cached(sha256).name for sha256 in compiled),
             blobs=tuple(sorted(set(blobs))),
         )
 
@@ -156,12 +190,27 @@ class Making:
     def make_python(self, path: Path) -> None:
         """Make the Python layer."""
         with ExitStack() as open_wheels:
-            tree = make_python(self.lock, self.store.blobs, open_wheels, compiler=self.compiler)
+            tree = make_python(self.lock, self.store.blobs, open_wheels, compiler=self.own_compiler)
             make_erofs(tree, path, name="python", tools=self.tools)
+
+    def make_apt(self, path: Path) -> None:
+        """Make the layer of the spec's own Debian packages, on top of the system layer."""
+        system = self.plan.step("system")
+        self._ensure(system, waiting=lambda: None)
+        below = self.store.find_artifact(system.id)
+        assert below is not None
+        make_apt(self.lock.apt, self.store.blobs, path, system=below.path, tools=self.tools)
+
+    def make_cuda(self, path: Path) -> None:
+        """Make the CUDA layer."""
+        with ExitStack() as open_wheels:
+            tree = make_cuda(self.lock, self.store.blobs, open_wheels, compiler=self.own_compiler)
+            make_erofs(tree, path, name="cuda", tools=self.tools)
 
     def make_agent(self, path: Path) -> None:
         """Make the agent layer."""
-        make_erofs(make_agent(self.compiler), path, name="agent", tools=self.tools)
+        compilers = [self.compiler, *([self.own_compiler] if self.lock.interpreter else [])]
+        make_erofs(make_agent(compilers), path, name="agent", tools=self.tools)
 
     def make_vmlinuz(self, path: Path) -> None:
         """Take the guest kernel out of its package."""
@@ -175,6 +224,8 @@ class Making:
 _MAKERS: Mapping[str, Callable[[Making, Path], None]] = {
     "system": Making.make_system,
     "modules": Making.make_modules,
+    "apt": Making.make_apt,
+    "cuda": Making.make_cuda,
     "python": Making.make_python,
     "agent": Making.make_agent,
     "vmlinuz": Making.make_vmlinuz,

@@ -17,7 +17,7 @@ from mlvm.image import elf
 from mlvm.image.merged import merged_path
 from mlvm.image.sources import read_deb
 from mlvm.lock.deb import Kind, unzstd
-from mlvm.lock.document import Lock
+from mlvm.lock.document import DebianPackage, Lock
 
 _MODULE = re.compile(r"([^/]+)\.ko(\.xz|\.zst|\.gz)?$")
 _PREFIX = "linux-image-"
@@ -43,11 +43,15 @@ def kernel_release(lock: Lock) -> str:
 
 def read_guest_kernel(lock: Lock, blobs: Blobs) -> GuestKernel:
     """Take the guest kernel out of the lock's boot packages. Raises BuildError when it is not there."""
-    release = kernel_release(lock)
+    return guest_kernel_in(lock.boot, kernel_release(lock), blobs)
+
+
+def guest_kernel_in(packages: Iterable[DebianPackage], release: str, blobs: Blobs) -> GuestKernel:
+    """Take guest kernel `release` out of some packages. Raises BuildError when it is not there."""
     below = f"usr/lib/modules/{release}/"
     vmlinuz = b""
     modules: dict[str, bytes] = {}
-    for package in lock.boot:
+    for package in packages:
         if not package.name.startswith("linux-"):
             continue
         for entry in read_deb(package, blobs).entries:
@@ -59,7 +63,7 @@ def read_guest_kernel(lock: Lock, blobs: Blobs) -> GuestKernel:
             elif path.startswith(below):
                 modules[path.removeprefix(below)] = entry.data
     if not vmlinuz or not modules:
-        raise BuildError(f"the lock's boot packages do not hold guest kernel {release}", hint="mlvm lock")
+        raise BuildError(f"the lock's packages do not hold guest kernel {release}", hint="mlvm lock")
     return GuestKernel(release=release, vmlinuz=vmlinuz, modules=modules)
 
 

@@ -10,16 +10,21 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+
+from packaging.pylock import Package
 
 from mlvm.download import Blobs
 from mlvm.errors import BuildError
 from mlvm.image.accounts import USER
 from mlvm.image.bytecode import Compiler
 from mlvm.image.sources import checked_blob
+from mlvm.image.standalone import PREFIX, add_interpreter
 from mlvm.image.tree import Content, Tree
 from mlvm.image.wheel import Member, Wheel, record_digest
+from mlvm.lock.cuda import parted
 from mlvm.lock.document import Lock
 
 VENV = "opt/mlvm/venv"
@@ -56,9 +61,28 @@ def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: C
     Raises BuildError for a wheel that is not one, DigestError for one that has changed.
     """
     python = str(lock.inputs["python"])
+    tree = _installed(parted(lock.python.packages)[1], python, blobs, open_wheels, compiler)
+    _environment(tree, python, home=PREFIX if lock.interpreter else "usr")
+    if lock.interpreter is not None:
+        modules = add_interpreter(tree, lock.interpreter, blobs, python=python)
+        compiler.add_wheels(tree, {lock.interpreter.sha256: modules})
+        for path in tree.children(PREFIX):
+            _root_above(tree, path)
+    return _with_parents(tree)
+
+
+def make_cuda(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: Compiler) -> Tree:
+    """Return the tree of the CUDA layer: NVIDIA's wheels in the same environment, which the guest sees as one."""
+    packages = parted(lock.python.packages)[0]
+    return _with_parents(_installed(packages, str(lock.inputs["python"]), blobs, open_wheels, compiler))
+
+
+def _installed(
+    packages: Sequence[Package], python: str, blobs: Blobs, open_wheels: ExitStack, compiler: Compiler
+) -> Tree:
     tree = Tree()
     modules: dict[str, list[str]] = {}
-    for package in sorted(lock.python.packages, key=lambda package: package.name):
+    for package in sorted(packages, key=lambda package: package.name):
         if not package.wheels:
             raise BuildError(f"the lock has no wheel of `{package.name}`", hint="mlvm lock")
         digest = package.wheels[0].hashes["sha256"]
@@ -68,21 +92,30 @@ def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: C
         placed = install(tree, wheel, python)
         modules[digest] = [path for path in placed if COMPILED.fullmatch(path)]
     compiler.add_wheels(tree, modules)
-    _environment(tree, python)
+    return tree
+
+
+def _with_parents(tree: Tree) -> Tree:
     tree.add_parents(owner=USER.uid, group=USER.gid)
     for folder in ("opt", "opt/mlvm", "etc", "etc/profile.d"):
         tree.folder(folder)
     return tree
 
 
-def _environment(tree: Tree, python: str) -> None:
-    """Write what makes the folder a virtual environment of Debian's Python."""
+def _root_above(tree: Tree, path: str) -> None:
+    """The folders of a Python are root's, as its files are; only the environment is the person's."""
+    while (path := path.rpartition("/")[0]).startswith(PREFIX):
+        tree.folder(path)
+
+
+def _environment(tree: Tree, python: str, *, home: str) -> None:
+    """Write what makes the folder a virtual environment of the Python in `home`."""
     own = {"owner": USER.uid, "group": USER.gid}
-    text = f"home = /usr/bin\ninclude-system-site-packages = false\nversion = {python}\n"
+    text = f"home = /{home}/bin\ninclude-system-site-packages = false\nversion = {python}\n"
     tree.file(f"{VENV}/pyvenv.cfg", text, **own)
     tree.folder(f"{VENV}/lib/python{python}/site-packages", **own)
     tree.symlink(f"{VENV}/lib64", "lib")
-    tree.symlink(f"{VENV}/bin/python", f"/usr/bin/python{python}")
+    tree.symlink(f"{VENV}/bin/python", f"/{home}/bin/python{python}")
     for name in ("python3", f"python{python}"):
         tree.symlink(f"{VENV}/bin/{name}", "python")
     tree.file("etc/profile.d/mlvm.sh", _PROFILE)

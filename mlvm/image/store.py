@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mlvm import files
 from mlvm.download import Blobs
-from mlvm.image.document import LAYERS, Artifact, Image
+from mlvm.image.document import LAYERS, OPTIONAL_LAYERS, Artifact, Image
 from mlvm.image.usage import Item, Usage
 from mlvm.paths import Home
 
@@ -41,7 +41,7 @@ _kept_open = ExitStack()
 class ImageEntry:
     """An image's record: `parts` name the step id of each part, `blobs` the downloads it was made from.
 
-    `tools`, `interpreter` and `bytecode` name what a rebuild would use again.
+    `tools`, both interpreters and `bytecode` name what a rebuild would use again.
     """
 
     id: str
@@ -54,6 +54,12 @@ class ImageEntry:
     interpreter: str
     bytecode: tuple[str, ...]
     blobs: tuple[str, ...]
+    own_interpreter: str = ""
+
+    @property
+    def interpreters(self) -> tuple[str, ...]:
+        """Debian's, and the box's own if it has one."""
+        return (self.interpreter, *([self.own_interpreter] if self.own_interpreter else []))
 
 
 class Store:
@@ -146,11 +152,22 @@ class Store:
             python=entry.python,
             debian=entry.debian,
             kernel_release=entry.kernel_release,
-            layers=tuple(parts[name] for name in LAYERS),
+            layers=tuple(parts[name] for name in LAYERS if name in parts),
             vmlinuz=parts["vmlinuz"],
             initramfs=parts["initramfs"],
             tools=tools,
         )
+
+    def kept_image(self, image_id: str) -> Image | None:
+        """Return an image as `find_image` does, and keep it from being pruned for as long as this process lives."""
+        with self.building():
+            self.keep(image_id)
+            return self.find_image(image_id)
+
+    def guest_kernel(self) -> Artifact | None:
+        """Return a guest kernel to try an accelerator with, of whatever image; None before the first build."""
+        found = (self.find_image(path.stem) for path in sorted(self.images.glob("*.json")))
+        return next((image.vmlinuz for image in found if image is not None), None)
 
     def entry(self, image_id: str) -> ImageEntry | None:
         """Return an image's record, None when there is none that can be read."""
@@ -160,9 +177,14 @@ class Store:
                 return None
             return ImageEntry(
                 **{name: _text(record[name]) for name in _TEXTS},
-                parts={name: _text(record["parts"][name]) for name in _PARTS},
+                parts={
+                    name: _text(record["parts"][name])
+                    for name in _PARTS
+                    if name in record["parts"] or name not in OPTIONAL_LAYERS
+                },
                 bytecode=tuple(map(_text, record["bytecode"])),
                 blobs=tuple(map(_text, record["blobs"])),
+                own_interpreter=_text(record.get("own_interpreter", "")),
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -143,6 +143,10 @@ def _shells(tree: Tree) -> None:
     for path in tree.children("usr/share/debianutils/shells.d"):
         for shell in tree.read(path).decode().split():
             shells += [shell, f"/usr{shell}"] if shell.startswith("/bin/") else [shell]
+    if not tree.children("usr/share/debianutils/shells.d"):  # an older update-shells has no lists
+        shells += [
+            path for name in ("dash", "bash", "rbash") for path in (f"/bin/{name}", f"/usr/bin/{name}")
+        ]
     text = "".join(f"{shell}\n" for shell in dict.fromkeys(shells))
     tree.file("etc/shells", "# /etc/shells: valid login shells\n" + text)
     tree.file("var/lib/shells.state", text)

@@ -31,7 +31,7 @@ LEFT_OUT = re.compile(r"usr/share/(doc/(?!.*/?copyright$)|man/|info/|locale/|lin
 
 def make_system(lock: Lock, blobs: Blobs, *, workers: int, compiler: Compiler) -> Tree:
     """Return the tree of the system layer. Raises BuildError or DigestError."""
-    release, python = str(lock.inputs["debian"]), str(lock.inputs["python"])
+    release, python = str(lock.inputs["debian"]), lock.system_python
     debs = sorted(_read_all(lock.system, blobs, workers), key=lambda package: package.name)
     tree = merge(debs)
     if f"usr/bin/python{python}" not in tree:

@@ -16,7 +16,7 @@ from mlvm.image.tree import Node, Tree
 from mlvm.lock.deb import Kind
 
 BLOCK = 512
-_TYPES = {Kind.FILE: b"0", Kind.HARDLINK: b"1", Kind.SYMLINK: b"2", Kind.FOLDER: b"5"}
+_TYPES = {Kind.FILE: b"0", Kind.HARDLINK: b"1", Kind.SYMLINK: b"2", Kind.FOLDER: b"5", Kind.WHITEOUT: b"3"}
 _LARGEST_NUMBER = 0o7777777
 _LARGEST_SIZE = 0o77777777777
 #: Without an entry of its own, the root would get whatever mode a reader of tars thinks of: mkfs.erofs gives it 0777.

@@ -8,7 +8,7 @@ with a Linux kernel, whatever its distribution.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +29,19 @@ class Tools:
     folder: Path
 
     def run(
-        self, program: str, arguments: Sequence[str | os.PathLike[str]], *, timeout: float = 600
+        self,
+        program: str,
+        arguments: Sequence[str | os.PathLike[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 600,
     ) -> CompletedProcess[bytes]:
-        """Run `program` ("mkfs.erofs") to its end. Raises ProgramError with its last words."""
-        return process.run([*self.command(program), *arguments], env=self._environment(), timeout=timeout)
+        """Run `program` ("mkfs.erofs") to its end, with `env` beside the little it always gets.
+
+        Raises ProgramError with its last words.
+        """
+        environment = {**self._environment(), **(env or {})}
+        return process.run([*self.command(program), *arguments], env=environment, timeout=timeout)
 
     def feed(
         self, program: str, arguments: Sequence[str | os.PathLike[str]]
@@ -44,10 +53,14 @@ class Tools:
         # mke2fs would read the host's /etc/mke2fs.conf; SOURCE_DATE_EPOCH would change what mkfs.erofs writes.
         return {"LC_ALL": "C.UTF-8", "MKE2FS_CONFIG": str(self.folder / "etc/mke2fs.conf")}
 
-    def command(self, program: str) -> list[Path | str]:
-        """Return the beginning of a command line that runs `program`. Raises BuildError when it is not here."""
+    def command(self, program: str, place: Path | None = None) -> list[Path | str]:
+        """Return the beginning of a command line that runs `program`, which is at `place` or where programs are.
+
+        Raises BuildError when it is not here.
+        """
         libraries = self.folder / LIBRARIES
-        return [self.folder / LOADER, "--inhibit-cache", "--library-path", libraries, self._find(program)]
+        found = place if place and place.exists() else self._find(program)
+        return [self.folder / LOADER, "--inhibit-cache", "--library-path", libraries, found]
 
     def _find(self, program: str) -> Path:
         for folder in ("usr/sbin", "usr/bin"):

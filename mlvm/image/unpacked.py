@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlvm import files
@@ -19,10 +19,16 @@ from mlvm.lock.document import DebianPackage
 _LEFT_OUT = ("usr/share/", "var/", "usr/lib/systemd/", "etc/cron", "etc/systemd/")
 
 
-def unpack_tools(packages: Sequence[DebianPackage], blobs: Blobs, target: Path) -> Tools:
+def unpack_tools(
+    packages: Sequence[DebianPackage],
+    blobs: Blobs,
+    target: Path,
+    *,
+    also: Callable[[Path], None] | None = None,
+) -> Tools:
     """Unpack the programs and libraries of `packages` into the folder `target`, whole or not at all.
 
-    Raises BuildError.
+    `also` puts more into it before it appears. Raises BuildError.
     """
     with files.folder_whole(target) as folder:
         for package in packages:
@@ -39,6 +45,8 @@ def unpack_tools(packages: Sequence[DebianPackage], blobs: Blobs, target: Path) 
                 else:
                     place.write_bytes(entry.data)
                     place.chmod(0o755 if entry.mode & 0o111 else 0o644)
+        if also:
+            also(folder)
     return Tools(target)
 
 

@@ -199,8 +199,8 @@ class Usage:
 
     def _tools(self, entries: list[ImageEntry], users: Mapping[str, tuple[str, ...]]) -> Iterator[Item]:
         for folder in self._folders("tools"):
-            using = [entry for entry in entries if folder.name in {entry.tools, entry.interpreter}]
-            name = "interpreter" if any(entry.interpreter == folder.name for entry in using) else "tools"
+            using = [entry for entry in entries if folder.name in {entry.tools, *entry.interpreters}]
+            name = "interpreter" if any(folder.name in entry.interpreters for entry in using) else "tools"
             size = files.disk_used(folder)
             yield Item(kind="tools", name=name, id=folder.name, size=size, used_by=_together(using, users))
 

@@ -19,6 +19,7 @@ from mlvm.image.plan import plan
 from mlvm.image.sources import checked_blob
 from mlvm.image.store import Store
 from mlvm.lock.document import Lock
+from mlvm.lock.interpreters import wanted_interpreter
 from mlvm.lock.mirrors import wanted_wheels
 from mlvm.paths import Home
 
@@ -82,5 +83,5 @@ def _check_downloads(lock: Lock, store: Store) -> None:
     """Take the digest of every download that the image is made of."""
     for package in lock.debs():
         checked_blob(package.name, package.sha256, store.blobs)
-    for wheel in wanted_wheels(lock):
+    for wheel in (*wanted_interpreter(lock.interpreter), *wanted_wheels(lock)):
         checked_blob(wheel.name, wheel.sha256, store.blobs)

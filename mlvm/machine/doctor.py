@@ -9,22 +9,25 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from mlvm import process
 from mlvm.errors import MlvmError
 from mlvm.image.document import Artifact
-from mlvm.machine.qemu import accelerator
+from mlvm.lock.document import CudaRecord
+from mlvm.machine import gpu, pci
+from mlvm.machine.check import Check, Grade
+from mlvm.machine.qemu import accelerator, cpu_share
 from mlvm.machine.qemu.accelerator import Verdict
 from mlvm.machine.qemu.host import QEMU, Accelerator, HostProbe, probe_host
+from mlvm.machine.vagrant import domain
 from mlvm.paths import SOCKET_PATH_LIMIT, Home
 from mlvm.spec.document import GIB, MIB, MachineShape
 
 #: Programs that must be there, and what for.
 PROGRAMS: Mapping[str, str] = {
     QEMU: "runs machines",
+    "qemu-img": "makes the disks of forked machines",
     "ssh": "opens a shell in one",
     "ssh-keygen": "makes the keys of one",
     "gpgv": "checks Debian's signatures",
@@ -37,27 +40,18 @@ _LONGEST_SOCKET = "/agent-0.sock"
 _FOLDER_LENGTH = 13
 
 
-class Grade(StrEnum):
-    """How a check came out; `warn` means slower or smaller, `fail` that something will not work."""
+def examine(
+    home: Home, *, vmlinuz: Artifact | None = None, cuda: CudaRecord | None = None, root: Path = pci.ROOT
+) -> list[Check]:
+    """Check this host. With a guest kernel at hand, KVM is tried with it; else only looked at.
 
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One check: what was found, and the one command that mends it (empty when nothing needs mending)."""
-
-    name: str
-    grade: Grade
-    found: str
-    mend: str = ""
-
-
-def examine(home: Home, *, vmlinuz: Artifact | None = None) -> list[Check]:
-    """Check this host. With a guest kernel at hand, KVM is tried with it; else only looked at."""
-    return list(_guarded(_checks(home, vmlinuz)))
+    `cuda` is what a lock needs of the host; `root` is where its `sys`, `proc` and `dev` are.
+    """
+    checks = list(_guarded(_checks(home, vmlinuz)))
+    try:
+        return checks + gpu.examine(root, cuda=cuda)
+    except OSError as error:
+        return [*checks, Check(name="gpu", grade=Grade.FAIL, found=str(error))]
 
 
 def _checks(home: Home, vmlinuz: Artifact | None) -> Iterator[tuple[str, Callable[[], Check]]]:
@@ -71,10 +65,12 @@ def _checks(home: Home, vmlinuz: Artifact | None) -> Iterator[tuple[str, Callabl
     yield "qemu version", lambda: check_qemu(probe_host())
     yield "kvm device", lambda: check_kvm_device(accelerator.KVM)
     yield "accelerator", lambda: check_accelerator(_verdict(home, vmlinuz))
+    yield "cpu shares", lambda: Check(name="cpu shares", grade=Grade.OK, found=cpu_share.how())
     yield "user namespaces", lambda: check_user_namespaces(Path("/proc/sys"), root=os.getuid() == 0)
     yield "memory", lambda: check_memory(_memory_available(Path("/proc/meminfo")), MachineShape().memory)
     yield "store space", lambda: check_space("store space", home.cache, _free(home.cache), CACHE_SPACE)
     yield "machine space", lambda: check_space("machine space", home.data, _free(home.data), DATA_SPACE)
+    yield "vagrant", lambda: check_vagrant(process.find_program("vagrant"), domain.answers)
     yield "keyring", lambda: check_keyring(KEYRING)
     yield "socket paths", lambda: check_sockets(home.runtime)
 
@@ -163,6 +159,18 @@ def check_space(name: str, folder: Path, free: int, wanted: int) -> Check:
     if free < wanted:
         return Check(name=name, grade=Grade.WARN, found=found, mend="mlvm prune")
     return Check(name=name, grade=Grade.OK, found=found)
+
+
+def check_vagrant(path: str | None, libvirt_answers: Callable[[], bool]) -> Check:
+    """Tell whether machines may be run by Vagrant; nothing else needs it."""
+    name = "vagrant"
+    if path is None:
+        found = "not installed; only `mlvm up --provider vagrant` needs it"
+        return Check(name=name, grade=Grade.OK, found=found)
+    if not libvirt_answers():
+        found = f"{path}; libvirt, its usual provider here, does not answer"
+        return Check(name=name, grade=Grade.WARN, found=found, mend="sudo systemctl start libvirtd")
+    return Check(name=name, grade=Grade.OK, found=f"{path}; libvirt answers")
 
 
 def check_keyring(path: Path) -> Check:

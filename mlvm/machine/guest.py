@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,11 +22,23 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GuestKernelProcess:
-    """A Jupyter kernel process in the guest: its id there, and its five ports *inside* the guest."""
+    """A Jupyter kernel process in the guest: its id there, and its five ports *inside* the guest.
+
+    `serves` when it has said itself that it listens on them, as one does that was ready beforehand.
+    """
 
     kernel_id: str
     pid: int
     ports: Mapping[str, int]
+    serves: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaitingKernel:
+    """A kernel that a fork brought along: its id and its notebook's name in the machine it was forked from."""
+
+    kernel_id: str
+    notebook: str
 
 
 class Guest(Protocol):
@@ -68,12 +80,31 @@ class Guest(Protocol):
         """Read a file of the guest."""
 
     def start_kernel(
-        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None
+        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None, claim: str = ""
     ) -> GuestKernelProcess:
-        """Start an ipykernel that serves `connection` (a connection file's content; ports are chosen inside)."""
+        """Start an ipykernel that serves `connection` (a connection file's content; ports are chosen inside).
 
-    def poll_kernel(self, kernel_id: str) -> int | None:
-        """Return the exit code of a kernel, or None while it runs."""
+        Where kernels of a forked machine wait with their variables it is one of those: the one that `claim` names, or
+        the likeliest; `new` wants none of them.
+        """
+
+    def waiting_kernels(self) -> list[WaitingKernel]:
+        """Return the kernels that a fork brought along and that nobody has claimed yet, the one used last first."""
+
+    def poll_kernel(self, kernel_id: str, *, wait: float = 0.0) -> int | None:
+        """Return the exit code of a kernel, or None while it runs; wait so many seconds for its end."""
+
+    def list_kernels(self) -> list[dict[str, Any]]:
+        """Say of every kernel of the guest what it does; ended ones too, while their output is kept."""
+
+    def adopt_kernel(self, kernel_id: str, *, deliver: str) -> dict[str, Any]:
+        """Take over a kernel whose client is gone; return what `list_kernels` says of it, and `connection`.
+
+        What nobody heard is shown by the next cell (`deliver` is "cell"), or read from its tapes ("live").
+        """
+
+    def hold_kernels(self, *, release: bool = False) -> None:
+        """Let kernels keep what they say, because connections are about to end; or undo that."""
 
     def signal_kernel(self, kernel_id: str, signum: int) -> None:
         """Send a signal to the kernel's process group; nothing happens when it has ended."""

@@ -8,7 +8,7 @@ in the guest has answered; after any error the next `start` works or says why it
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlvm.image.document import Image
     from mlvm.machine.guest import Guest
     from mlvm.machine.record import Record
+    from mlvm.machine.usage import Usage
 
 
 class State(StrEnum):
@@ -30,6 +31,10 @@ class State(StrEnum):
     RUNNING = "running"
     SUSPENDED = "suspended"
     BROKEN = "broken"
+
+
+#: A guest is there whose programs may be using something.
+WORKING = frozenset({State.STARTING, State.RUNNING, State.SUSPENDED})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,27 +54,63 @@ class Snapshot:
     size: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """New limits for a running machine; None leaves one as it is.
+
+    `cpu_weight` is its share when machines compete, `disk_iops` the most disk operations a second (0: any number),
+    `memory` what the guest may keep, in bytes.
+    """
+
+    cpu_weight: int | None = None
+    disk_iops: int | None = None
+    memory: int | None = None
+
+
 def warm_allowed() -> bool:
     """Tell whether warm states may be used and made: not with `MLVM_WARM=off` in the environment."""
     return os.environ.get("MLVM_WARM", "on") != "off"
+
+
+def standby_allowed() -> bool:
+    """Tell whether a machine on standby may be used and made: not with `MLVM_WARM=off`, nor `MLVM_WARM=saved`."""
+    return os.environ.get("MLVM_WARM", "on") not in {"off", "saved"}
+
+
+def making_allowed() -> bool:
+    """Tell whether either may be made in the background: not with `MLVM_WARM=use`, which takes what there is."""
+    return os.environ.get("MLVM_WARM", "on") not in {"off", "use"}
 
 
 class Provider(Protocol):
     """Runs machines. One object serves all machines of its kind."""
 
     name: str
+    #: Whether its machines have folders of the host (`mlvm.machine.folders`).
+    shares_folders: bool
 
     def state(self, record: Record) -> Condition:
         """Look; never raises."""
+
+    def usage(self, record: Record, *, ask: bool) -> Usage | None:
+        """Tell what a machine uses, asking its guest as well if told to (`mlvm.machine.usage`); never raises."""
 
     def start(self, record: Record, image: Image, *, observer: Observer) -> Guest:
         """Start a stopped machine (resume a suspended one; nothing for a running one); return its guest, ready."""
 
     def has_warm(self, record: Record, image: Image) -> bool:
-        """Tell whether a fresh machine like this would start warm."""
+        """Tell whether a fresh machine like this would start as soon as it can: nothing is left to make for that."""
 
     def make_warm(self, record: Record, image: Image, *, observer: Observer) -> None:
         """Make what lets fresh machines like this start warm, unless it is there; touches no machine of the user's."""
+
+    def make_standby(
+        self, record: Record, image: Image, *, rehearse: Callable[[Record], None], observer: Observer
+    ) -> bool:
+        """Have a machine on standby that the next fresh machine like this will be; return whether there is one.
+
+        `rehearse` is given its record while it runs, to use it as a person would; it must leave nothing behind.
+        """
 
     def guest(self, record: Record) -> Guest:
         """Return the guest of a running machine. Raises MachineError when it is not running."""
@@ -79,6 +120,9 @@ class Provider(Protocol):
 
     def suspend(self, record: Record, *, observer: Observer) -> None:
         """Save RAM and devices to disk and end the process; the next `start` goes on from there."""
+
+    def limit(self, record: Record, wanted: Limits, *, observer: Observer) -> None:
+        """Change the limits of a running machine, until it is stopped. Raises MachineError."""
 
     def snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
         """Keep a running machine, RAM and disk, under a name; it goes on running."""
@@ -91,6 +135,15 @@ class Provider(Protocol):
 
     def forget_snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
         """Remove a snapshot; the machine stays as it is."""
+
+    def fork(
+        self, record: Record, image: Image, copies: Sequence[Record], *, observer: Observer
+    ) -> list[Guest]:
+        """Make a running machine into more, and return their guests, ready; the machine itself goes on.
+
+        `copies` are not there yet. Each gets all that the machine has in RAM and on disk, and an identity of its own.
+        After an error there is none of them.
+        """
 
     def destroy(self, record: Record, *, observer: Observer) -> None:
         """Stop by force and remove everything of the machine."""

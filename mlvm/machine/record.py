@@ -7,12 +7,14 @@ process runs it (written at every start). Whatever else is true of it (running, 
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mlvm.errors import MachineError
-from mlvm.files import write_whole
+from mlvm.files import is_temporary, write_whole
 from mlvm.paths import Home
 from mlvm.spec.document import MachineShape, PortForward
 
@@ -24,7 +26,8 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 class Record:
     """One machine. `project` is the folder its spec lives in; `image_id` names the image in the store.
 
-    `preload` are the modules its first kernel is to have imported; `mac` is its network card's address.
+    `preload` are the modules its first kernel is to have imported; `mac` is its network card's address. `forks` are the
+    forks its disk builds on, the nearest first; `fork_of` is the machine it came from.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Record:
     preload: tuple[str, ...] = ()
     mac: str = "52:54:00:12:34:56"
     created: str = ""
+    forks: tuple[str, ...] = ()
+    fork_of: str = ""
     home: Home = field(compare=False, repr=False)
 
     @property
@@ -61,12 +66,34 @@ def check_name(name: str) -> str:
     return name
 
 
+def new_mac() -> str:
+    """Return a hardware address for a network card of QEMU's."""
+    return ":".join(["52", "54", "00", *(f"{octet:02x}" for octet in os.urandom(3))])
+
+
 def save(record: Record, *, folder: Path | None = None) -> None:
     """Write the record to its folder, or to `folder`, where it is being made; that must be there."""
-    document = asdict(record)
-    del document["home"]
-    text = json.dumps({"version": RECORD_VERSION, **document}, indent=1) + "\n"
-    write_whole((folder or record.folder) / "machine.json", text)
+    write_whole((folder or record.folder) / "machine.json", json.dumps(document(record), indent=1) + "\n")
+
+
+def document(record: Record) -> dict[str, object]:
+    """Return a record as plain data, all but where it is kept."""
+    fields = asdict(record)
+    del fields["home"]
+    return {"version": RECORD_VERSION, **fields}
+
+
+def of_document(document: dict[str, Any], home: Home) -> Record:
+    """Return the record that plain data means. Raises ValueError, KeyError, TypeError or AttributeError."""
+    fields = dict(document)
+    if fields.pop("version") != RECORD_VERSION:
+        raise ValueError(f"record version is not {RECORD_VERSION}")
+    fields["shape"] = MachineShape(**fields["shape"])
+    fields["ports"] = tuple(PortForward(**port) for port in fields["ports"])
+    fields["env"] = tuple((key, value) for key, value in fields["env"])
+    fields["preload"] = tuple(fields.get("preload", ()))
+    fields["forks"] = tuple(fields.get("forks", ()))
+    return Record(home=home, **fields)
 
 
 def load(home: Home, name: str) -> Record | None:
@@ -76,14 +103,7 @@ def load(home: Home, name: str) -> Record | None:
     """
     path = home.machine(check_name(name)) / "machine.json"
     try:
-        document = json.loads(path.read_text())
-        if document.pop("version") != RECORD_VERSION:
-            raise ValueError(f"record version is not {RECORD_VERSION}")
-        document["shape"] = MachineShape(**document["shape"])
-        document["ports"] = tuple(PortForward(**port) for port in document["ports"])
-        document["env"] = tuple((key, value) for key, value in document["env"])
-        document["preload"] = tuple(document.get("preload", ()))
-        return Record(home=home, **document)
+        return of_document(json.loads(path.read_text()), home)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as broken:
@@ -98,4 +118,8 @@ def names(home: Home) -> list[str]:
     """Return the names of all machines, sorted."""
     if not home.machines.is_dir():
         return []
-    return sorted(entry.name for entry in home.machines.iterdir() if (entry / "machine.json").is_file())
+    return sorted(
+        entry.name
+        for entry in home.machines.iterdir()
+        if not is_temporary(entry) and (entry / "machine.json").is_file()
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mlvm.errors import MachineError
@@ -22,6 +22,8 @@ BEFORE = {"": "spec, lock, plan", "firmware": "plan, disk, QEMU", "agent": "QEMU
 AFTER = "introduction"
 #: Seconds too few for a row.
 NOTHING = 0.0005
+#: Between the names of stages that share a row.
+JOINED = " + "
 #: What the initramfs says, with the guest's clock.
 INITRAMFS = re.compile(r"mlvm: stacking the layers at ([\d.]+) s")
 #: The guest's clock: systemd's properties in the order they come to pass, and what each ends.
@@ -91,7 +93,11 @@ class Stopwatch(Observer):
 
 
 def guest_timings(guest: Guest, console: str) -> list[Timing]:
-    """Ask the guest what its boot consisted of; nothing when it cannot tell any more."""
+    """Ask the guest what its boot consisted of; nothing when it cannot tell any more.
+
+    A moment that is not known (the guest kernel may say something in the middle of that line on the console) makes one
+    row of what it lies between.
+    """
     try:
         listening = guest.ping().get("listening")
         names = ",".join(name for name, _ in MANAGER)
@@ -100,26 +106,26 @@ def guest_timings(guest: Guest, console: str) -> list[Timing]:
         shown += guest.run(["systemctl", "show", unit, "--property", name], user="root", timeout=60).stdout
     except MachineError:
         return []
+    if not isinstance(listening, float):
+        return []
     found = INITRAMFS.search(console)
     properties = dict(line.partition("=")[::2] for line in shown.decode(errors="replace").splitlines())
-    if not found or not isinstance(listening, float):
-        return []
-    moments = [(float(found[1]), "guest kernel")]
+    moments: list[tuple[float | None, str]] = [(float(found[1]) if found else None, "guest kernel")]
     for key, stage in (*MANAGER, (name, ended)):
-        if not properties.get(key, "").isdigit():
-            return []
-        moments.append((int(properties[key]) / 1e6, stage))
-    moments.append((listening, "agent"))
-    return between(moments)
+        known = properties.get(key, "").isdigit()
+        moments.append((int(properties[key]) / 1e6 if known else None, stage))
+    return between([*moments, (listening, "agent")])
 
 
-def between(moments: list[tuple[float, str]]) -> list[Timing]:
-    """Return the guest's rows of moments, each with what ended then."""
-    starts = [0.0, *(moment for moment, _ in moments)]
-    return [
-        Timing(clock="guest", stage=stage, seconds=moment - start)
-        for (moment, stage), start in zip(moments, starts, strict=False)
-    ]
+def between(moments: Sequence[tuple[float | None, str]]) -> list[Timing]:
+    """Return the guest's rows of moments, each with what ended then; an unknown moment goes with the next."""
+    rows, start, open_stages = [], 0.0, []
+    for moment, stage in moments:
+        open_stages.append(stage)
+        if moment is not None:
+            rows.append(Timing(clock="guest", stage=JOINED.join(open_stages), seconds=moment - start))
+            start, open_stages = moment, []
+    return rows
 
 
 def rows_of(timings: list[Timing]) -> list[tuple[str, ...]]:

@@ -12,8 +12,8 @@ from typing import IO
 from mlvm import files
 from mlvm.errors import MachineError
 from mlvm.machine.qemu.argv import CONSOLE
-from mlvm.machine.qemu.stream import raw_terminal
 from mlvm.machine.record import Record
+from mlvm.machine.stream import raw_terminal
 
 #: Ctrl-], as in telnet and virsh.
 LEAVE = b"\x1d"

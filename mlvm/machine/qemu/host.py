@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 
 from mlvm import process
 from mlvm.errors import ProgramError
+from mlvm.files import write_whole
 
 QEMU = "qemu-system-x86_64"
 #: Debian 12 has 7.2 and Ubuntu 22.04 6.2; older ones lack options we use.
@@ -36,10 +38,13 @@ class HostProbe:
     boot_id: str
 
 
-def probe_host() -> HostProbe:
-    """Look at this host. Raises ProgramError when QEMU is missing or too old."""
+def probe_host(cache: Path | None = None) -> HostProbe:
+    """Look at this host; what QEMU said of itself is remembered in folder `cache`.
+
+    Raises ProgramError when QEMU is missing or too old.
+    """
     qemu = process.require_program(QEMU)
-    version = _version_of(qemu, Path(qemu).stat().st_mtime_ns)
+    version = _version_of(qemu, cache)
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         raise ProgramError(
             f"QEMU {version} is too old: at least {OLDEST[0]}.{OLDEST[1]} is needed",
@@ -55,10 +60,20 @@ def probe_host() -> HostProbe:
     )
 
 
-@cache
-def _version_of(qemu: str, _changed: int) -> str:
+def _version_of(qemu: str, cache: Path | None) -> str:
     """Return what a QEMU says of itself; it is asked once, until it is another file."""
-    return parse_version(process.run([qemu, "--version"], timeout=20).stdout.decode(errors="replace"))
+    status = Path(qemu).resolve().stat()
+    key = [qemu, status.st_size, status.st_mtime_ns]
+    remembered = cache / "qemu.json" if cache else None
+    if remembered is not None:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(remembered.read_text())
+            if known["key"] == key:
+                return str(known["version"])
+    version = parse_version(process.run([qemu, "--version"], timeout=20).stdout.decode(errors="replace"))
+    if remembered is not None:
+        write_whole(remembered, json.dumps({"key": key, "version": version}) + "\n", mode=0o600)
+    return version
 
 
 def parse_version(text: str) -> str:

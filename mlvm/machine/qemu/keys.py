@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlvm import process
-from mlvm.errors import MachineError
 from mlvm.files import write_whole
+from mlvm.machine import ssh_config
 
 HOST_KEY = "ssh_host_ed25519_key"
 USER_KEY = "id_ed25519"
@@ -23,16 +23,9 @@ def make_keys(folder: Path, name: str) -> None:
     """Make the host key, the user's key and `known_hosts` of machine `name` in its private folder."""
     for key in (HOST_KEY, USER_KEY):
         if not (folder / key).exists():
-            process.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", alias(name), "-f", folder / key]
-            )
+            process.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "mlvm", "-f", folder / key])
     kind, blob, *_ = (folder / f"{HOST_KEY}.pub").read_text().split()
-    write_whole(folder / KNOWN_HOSTS, f"{alias(name)} {kind} {blob}\n", mode=0o600)
-
-
-def alias(name: str) -> str:
-    """Return the name ssh knows the machine by."""
-    return f"mlvm-{name}"
+    write_whole(folder / KNOWN_HOSTS, f"{ssh_config.alias(name)} {kind} {blob}\n", mode=0o600)
 
 
 def write_config(folder: Path, name: str, *, port: int, user: str = "mlvm") -> Path:
@@ -44,32 +37,11 @@ def write_config(folder: Path, name: str, *, port: int, user: str = "mlvm") -> P
 
 def config_text(folder: Path, name: str, *, port: int, user: str) -> str:
     """Return an ssh_config that says everything, so that none of the user's own settings matter."""
-    settings = {
-        "HostName": "127.0.0.1",
-        "Port": str(port),
-        "User": user,
-        "HostKeyAlias": alias(name),
-        "UserKnownHostsFile": _quoted(folder / KNOWN_HOSTS),
-        "GlobalKnownHostsFile": "/dev/null",
-        "StrictHostKeyChecking": "yes",
-        "UpdateHostKeys": "no",
-        "HostKeyAlgorithms": "ssh-ed25519",
-        "IdentityFile": _quoted(folder / USER_KEY),
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "PreferredAuthentications": "publickey",
-        "ForwardAgent": "no",
-        "ForwardX11": "no",
-        "LogLevel": "ERROR",
-    }
-    return "\n".join([f"Host {alias(name)}", *(f"  {key} {value}" for key, value in settings.items())]) + "\n"
-
-
-def _quoted(path: Path) -> str:
-    """Return a path as ssh_config takes it: in quotes, `%` doubled; what cannot be said there is refused."""
-    text = str(path)
-    if '"' in text or "\n" in text or "\\" in text:
-        raise MachineError(
-            f"`{text}` cannot be written in an ssh_config", hint="set MLVM_HOME to a plainer folder"
-        )
-    return '"' + text.replace("%", "%%") + '"'
+    return ssh_config.text(
+        name,
+        host="127.0.0.1",
+        port=port,
+        user=user,
+        known_hosts=folder / KNOWN_HOSTS,
+        identity=folder / USER_KEY,
+    )

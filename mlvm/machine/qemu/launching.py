@@ -12,15 +12,19 @@ from pathlib import Path
 from mlvm import process
 from mlvm.errors import MachineError
 from mlvm.events import Observer
+from mlvm.machine.channel import AgentGuest
 from mlvm.machine.qemu import argv, qmp, ready, run_record, state
 from mlvm.machine.qemu.argv import Launch
-from mlvm.machine.qemu.channel import AgentGuest
 from mlvm.machine.qemu.run_record import Run
 from mlvm.machine.record import Record
 from mlvm.paths import make_private
 
 #: Seconds QEMU has to open its monitor.
 MONITOR = 15.0
+
+
+class NoStartError(MachineError):
+    """QEMU ended before its monitor was there, or did not get that far."""
 
 
 def monitor_socket(record: Record) -> Path:
@@ -58,13 +62,15 @@ def spawn(launch: Launch) -> Run:
         qemu_version=launch.host.qemu_version,
         accelerator=launch.accelerator.value,
         command=digest(launch),
+        # A fork starts once with RAM that is a file, and it is its fork's.
+        fork=record.forks[0] if record.forks and launch.ram is not None else "",
     )
     run_record.save(record, run)
     deadline = time.monotonic() + MONITOR
     while not _monitor_answers(record):
         gone = not run_record.alive(run, run.boot_id)
         if gone or time.monotonic() > deadline:
-            raise MachineError(
+            raise NoStartError(
                 f"QEMU {'ended at once' if gone else 'does not open its monitor'}",
                 details=state.tail(log).strip() or "it said nothing",
                 hint="`mlvm doctor` checks what machines need of this host",

@@ -1,48 +1,49 @@
-"""QMP, QEMU's monitor, for code that is not asynchronous.
+"""QMP, QEMU's monitor: one JSON object a line over a unix socket, a command and its answer in turn.
 
-`qemu.qmp` speaks asyncio only. Its loop runs in a thread of its own here, because a caller may itself be
-inside a running loop: a notebook's cell always is. QEMU serves one client at a time, so a connection is also
-a hold. Both packages are imported by whoever connects: together they take longer than looking at all machines.
+QEMU serves one client at a time, so a connection is also a hold. Not the package `qemu.qmp`: it speaks asyncio only,
+so that it needs a loop in a thread of its own in a notebook, and importing both takes longer than all else that a
+start from standby does on the host (90 of 300 ms). What is used of the protocol is its core: the greeting, commands,
+answers, events that are passed over, and a descriptor beside `getfd`
+(https://www.qemu.org/docs/master/interop/qmp-spec.html).
 """
-
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
-import logging
+import json
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, Any
 
 from mlvm import files
 from mlvm.errors import MachineError
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from qemu.qmp import QMPClient
-
-T = TypeVar("T")
 #: Seconds within which QEMU answers; it may be busy writing.
 ANSWER = 30.0
-#: It logs a refused connection as an error; here that is an answer. Who wants to read it sets a handler.
-_QUIET = logging.NullHandler()
+
+
+class _RefusedError(Exception):
+    """QEMU would not; the text is its own."""
 
 
 class Monitor:
-    """A connection to QEMU's monitor."""
+    """A connection to QEMU's monitor, after its greeting."""
 
-    def __init__(self, client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
-        self._client = client
-        self._loop = loop
+    def __init__(self, connection: socket.socket, lines: IO[bytes]) -> None:
+        self._connection = connection
+        self._lines = lines
+        self._next()  # the greeting
+        self._ask("qmp_capabilities", {})
 
     def execute(self, command: str, **arguments: object) -> Any:
         """Execute a command and return its answer. Raises MachineError with QEMU's reason."""
-        named = {key.replace("_", "-"): value for key, value in arguments.items()}
-        return self._call(command, lambda: self._client.execute(command, named))
+        return self.execute_with(command, {key.replace("_", "-"): value for key, value in arguments.items()})
+
+    def execute_with(self, command: str, arguments: dict[str, object]) -> Any:
+        """Execute a command whose arguments are named with underscores, as older ones are."""
+        return self._explained(command, arguments)
 
     def human(self, line: str) -> str:
         """Execute a line of the human monitor and return what it prints."""
@@ -50,83 +51,57 @@ class Monitor:
 
     def hand_over(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file, for commands that say `fd:name`."""
+        self._explained("getfd", {"fdname": name}, [descriptor])
 
-        async def send() -> None:
-            self._client.send_fd_scm(descriptor)
-            await self._client.execute("getfd", {"fdname": name})
-
-        self._call("getfd", send)
-
-    def _call(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        from qemu.qmp import ExecuteError, QMPError
-
+    def _explained(self, command: str, arguments: dict[str, object], descriptors: Sequence[int] = ()) -> Any:
         try:
-            return _finish(self._loop, work)
-        except ExecuteError as refused:
-            raise MachineError(f"QEMU refused `{what}`: {refused}") from None
+            return self._ask(command, arguments, descriptors)
+        except _RefusedError as refused:
+            raise MachineError(f"QEMU refused `{command}`: {refused}") from None
         except TimeoutError:
-            raise MachineError(f"QEMU did not answer `{what}` in {ANSWER:.0f} s") from None
-        except (QMPError, OSError, EOFError) as broken:
-            raise MachineError(f"QEMU ended during `{what}`", details=str(broken)) from None
+            raise MachineError(f"QEMU did not answer `{command}` in {ANSWER:.0f} s") from None
+        except (OSError, EOFError, ValueError) as broken:
+            raise MachineError(f"QEMU ended during `{command}`", details=str(broken)) from None
+
+    def _ask(self, command: str, arguments: dict[str, object], descriptors: Sequence[int] = ()) -> Any:
+        line = json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+        if descriptors:
+            # They go with the first byte; the rest may not fit at once.
+            socket.send_fds(self._connection, [line[:1]], list(descriptors))
+            line = line[1:]
+        self._connection.sendall(line)
+        while True:
+            message = self._next()
+            if "error" in message:
+                raise _RefusedError(message["error"]["desc"])
+            if "return" in message:  # all else is an event
+                return message["return"]
+
+    def _next(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        if not line.endswith(b"\n"):
+            raise EOFError("its monitor closed the connection")
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 @contextmanager
-def connect(socket: Path) -> Iterator[Monitor]:
-    """Yield a connection to the monitor at `socket`; others wait meanwhile. Raises MachineError."""
-    from qemu.qmp import QMPError
+def connect(path: Path, *, wait: bool = True) -> Iterator[Monitor]:
+    """Yield a connection to the monitor at `path`; others wait meanwhile. Raises MachineError.
 
-    logging.getLogger("qemu.qmp").addHandler(_QUIET)
-    if not socket.exists():
-        raise MachineError("the machine is not running", details=f"there is no {socket}")
-    with files.hold(socket.with_suffix(".hold")), _loop() as loop:
-        client = _finish(loop, _new_client)
+    Without `wait`, raise BlockingIOError where somebody else has it.
+    """
+    if not path.exists():
+        raise MachineError("the machine is not running", details=f"there is no {path}")
+    with (
+        files.hold(path.with_suffix(".hold"), wait=wait),
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
+        connection.makefile("rb") as lines,
+    ):
+        connection.settimeout(ANSWER)
         try:
-            _finish(loop, lambda: client.connect(os.fspath(socket)))
-        except (QMPError, OSError, EOFError, TimeoutError) as refused:
-            raise MachineError("the machine is not running", details=f"{socket}: {refused}") from None
-        try:
-            yield Monitor(client, loop)
-        finally:
-            _finish(loop, lambda: _disconnect(client))
-
-
-async def _new_client() -> QMPClient:
-    from qemu.qmp import QMPClient
-
-    return QMPClient("mlvm")
-
-
-async def _disconnect(client: QMPClient) -> None:
-    from qemu.qmp import QMPError
-
-    try:
-        await client.disconnect()
-    except (QMPError, OSError, EOFError):
-        return  # QEMU was quicker
-
-
-def _finish(loop: asyncio.AbstractEventLoop, work: Callable[[], Awaitable[T]]) -> T:
-    """Do `work` in the loop's thread and wait for it."""
-    import asyncio
-
-    async def limited() -> T:
-        return await asyncio.wait_for(work(), ANSWER)
-
-    return asyncio.run_coroutine_threadsafe(limited(), loop).result()
-
-
-@contextmanager
-def _loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """Yield an event loop that runs in a thread of its own while the block runs."""
-    import asyncio
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="mlvm-qmp", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        asyncio.run_coroutine_threadsafe(loop.shutdown_asyncgens(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+            connection.connect(os.fspath(path))
+            monitor = Monitor(connection, lines)
+        except (OSError, EOFError, ValueError, _RefusedError) as refused:
+            raise MachineError("the machine is not running", details=f"{path}: {refused}") from None
+        yield monitor

@@ -15,9 +15,9 @@ from types import MappingProxyType
 
 from mlvm.errors import GuestError, MachineError, StageTimeout
 from mlvm.events import Observer
-from mlvm.machine.qemu.channel import Session
 from mlvm.machine.qemu.host import Accelerator
 from mlvm.machine.qemu.state import PANIC
+from mlvm.machine.session import Session
 
 STAGES = ("firmware", "guest kernel", "init", "agent")
 

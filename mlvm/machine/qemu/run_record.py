@@ -26,7 +26,8 @@ class Run:
     """One run of a machine: the QEMU process, what it was started with, and what has become of it.
 
     `started` is the process's start in clock ticks since the host's boot; `command` the digest of its command
-    line; `ports` maps host ports to guest ports; `ready` is true once the agent has answered.
+    line; `ports` maps host ports to guest ports; `ready` is true once the agent has answered; `fork` is the fork whose
+    RAM it maps.
     """
 
     pid: int
@@ -38,6 +39,7 @@ class Run:
     ready: bool = False
     ssh_port: int = 0
     ports: dict[int, int] = field(default_factory=dict)
+    fork: str = ""
 
 
 def save(record: Record, run: Run) -> None:

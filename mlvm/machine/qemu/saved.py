@@ -91,16 +91,19 @@ def restore(record: Record, monitor: Monitor) -> None:
         receive(stream, monitor, f"cannot resume machine `{record.name}`", before=lambda: forget(folder))
 
 
-def send(stream: IO[bytes], monitor: Monitor, what: str, *, ram: bool = True) -> None:
-    """Write a stopped guest to `stream`; `what` begins the MachineError when that fails.
+def send(
+    stream: IO[bytes], monitor: Monitor, what: str, *, ram: bool = True, patience: float | None = None
+) -> None:
+    """Write a guest to `stream`; `what` begins the MachineError when that fails.
 
-    Without `ram`, RAM that is a shared file is left out: it is saved where it is.
+    Without `ram`, RAM that is a shared file is left out: it is saved where it is. A guest that runs is stopped when all
+    but little has been written, and at the latest after `patience` seconds.
     """
     _choose(monitor, ram=ram)
     monitor.execute("migrate-set-parameters", max_bandwidth=BANDWIDTH)
     monitor.hand_over("saved", stream.fileno())
     monitor.execute("migrate", uri="fd:saved")
-    _wait(monitor, what)
+    wait(monitor, what, patience=patience)
 
 
 def receive(
@@ -112,12 +115,17 @@ def receive(
     before: Callable[[], None] = lambda: None,
 ) -> None:
     """Read a guest from `stream` into a QEMU that waits for it, do `before`, and let the guest go on."""
+    listen(stream, monitor, ram=ram)
+    wait(monitor, what)
+    before()
+    monitor.execute("cont")
+
+
+def listen(stream: IO[bytes], monitor: Monitor, *, ram: bool = True) -> None:
+    """Have a QEMU that waits for it read a guest from `stream`; `wait` tells when that is done."""
     _choose(monitor, ram=ram)
     monitor.hand_over("saved", stream.fileno())
     monitor.execute("migrate-incoming", uri="fd:saved")
-    _wait(monitor, what)
-    before()
-    monitor.execute("cont")
 
 
 def _choose(monitor: Monitor, *, ram: bool) -> None:
@@ -126,15 +134,20 @@ def _choose(monitor: Monitor, *, ram: bool) -> None:
     monitor.execute("migrate-set-capabilities", capabilities=[capability])
 
 
-def _wait(monitor: Monitor, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
+def wait(monitor: Monitor, what: str, *, patience: float | None = None) -> None:
+    """Wait until a guest is written or read; one that runs is stopped after `patience` seconds."""
+    began = time.monotonic()
+    deadline = began + DEADLINE
     while (answer := monitor.execute("query-migrate")).get("status") != "completed":
         if answer.get("status") in ("failed", "cancelled"):
             raise MachineError(what, details=str(answer.get("error-desc", "")))
         if time.monotonic() > deadline:
             monitor.execute("migrate_cancel")
             raise MachineError(f"{what}: not done in {DEADLINE:.0f} s")
-        time.sleep(0.02)
+        if patience is not None and time.monotonic() > began + patience:
+            monitor.execute("stop")
+            patience = None
+        time.sleep(0.01)
 
 
 def _unusable(record: Record, why: str) -> MachineError:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlvm.machine.provider import Condition, State
 from mlvm.machine.qemu import run_record, saved
-from mlvm.machine.qemu.argv import MONITOR, OVERLAY
+from mlvm.machine.qemu.argv import FRESH, MONITOR, OVERLAY, fork_disks
 from mlvm.machine.record import Record
 
 PANIC = re.compile(r"Kernel panic - not syncing: ([^\r\n]*)")
@@ -50,10 +50,15 @@ def _look(record: Record, boot_id: str) -> Condition:
 
 def _without_process(record: Record, reasons: tuple[str, ...]) -> Condition:
     """Return the state of a machine without a process: its disk must be there, its RAM may be saved."""
-    if not (record.folder / OVERLAY).exists():
+    if not any((record.folder / name).exists() for name in (OVERLAY, FRESH)):
         return Condition(
             state=State.BROKEN, reasons=(f"its disk `{record.folder / OVERLAY}` is gone", *reasons)
         )
+    for disk in fork_disks(record):
+        if not disk.exists():
+            return Condition(
+                state=State.BROKEN, reasons=(f"the disk it was forked from, `{disk}`, is gone", *reasons)
+            )
     if saved.exists(record.folder):
         return Condition(state=State.SUSPENDED, reasons=reasons)
     return Condition(state=State.STOPPED, reasons=reasons)

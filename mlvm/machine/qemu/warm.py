@@ -3,6 +3,7 @@
     store/warm/<key>/ram.img        its RAM: mapped privately by every machine that came from it, never written
     store/warm/<key>/devices.bin    everything else QEMU knows (its migration stream without RAM)
     store/warm/<key>/overlay.img    the disk at that moment
+    store/warm/<key>/vmlinuz        the beginning of its guest kernel, which is all that QEMU looks at again
     store/warm/<key>/warm.json      what it belongs to, and sizes and digests to know it by
 
 A cache, and as secret as a machine (0600). The key holds everything that must be the same for a state to fit: the
@@ -33,6 +34,9 @@ from mlvm.paths import Home
 VERSION = 1
 RAM = "ram.img"
 DEVICES = "devices.bin"
+KERNEL = "vmlinuz"
+#: Bytes of a guest kernel in which its header and set-up code end.
+HEADER = 64 * 1024
 DESCRIPTION = "warm.json"
 #: Seconds a booted guest has to finish what it began at boot, before it is saved.
 SETTLE = 300.0
@@ -53,7 +57,7 @@ class WarmState:
     @property
     def ram(self) -> RamFile:
         """The RAM, as a machine maps it."""
-        return RamFile(path=self.folder / RAM, shared=False)
+        return RamFile(path=self.folder / RAM, shared=False, booted=self.folder / KERNEL)
 
 
 def key_of(launch: Launch) -> str:
@@ -65,6 +69,8 @@ def key_of(launch: Launch) -> str:
         home=Home(data=_ANYWHERE, cache=_ANYWHERE, runtime=_ANYWHERE),
         mac=_ANY_MAC,
         ports=(),
+        forks=(),
+        fork_of="",
     )
     alike = replace(launch, record=anybody, incoming=False, ram=RamFile(path=_ANYWHERE, shared=False))
     binary = Path(launch.host.qemu).resolve().stat()
@@ -166,9 +172,12 @@ def _make(launch: Launch, folder: Path, key: str, observer: Observer) -> None:
                 saved.send(stream, monitor, "cannot save the warm state", ram=False)
     (record.folder / OVERLAY).rename(folder / OVERLAY)
     files.remove_tree(work)
+    with launch.image.vmlinuz.path.open("rb") as kernel:
+        files.write_whole(folder / KERNEL, kernel.read(HEADER), mode=0o600)
     for name in (
         DEVICES,
         OVERLAY,
+        KERNEL,
     ):  # not the RAM: QEMU before 8.2 maps privately only what it may open for writing
         (folder / name).chmod(0o400)
     document = {
@@ -178,7 +187,7 @@ def _make(launch: Launch, folder: Path, key: str, observer: Observer) -> None:
         "image_id": launch.image.id,
         "memory": record.shape.memory,
         "preload": record.preload,
-        "files": {name: _status(folder / name) for name in (RAM, DEVICES, OVERLAY)},
+        "files": {name: _status(folder / name) for name in (RAM, DEVICES, OVERLAY, KERNEL)},
     }
     files.write_whole(folder / DESCRIPTION, json.dumps(document, indent=1) + "\n", mode=0o600)
 
