@@ -1,7 +1,8 @@
 # These commands do everything on a fresh Debian or Ubuntu machine, set-up included:
 #
 #   make demo    build a box from its committed lock, boot it, run a notebook inside it
-#   make test    every check and every test
+#   make test    every check and every test but the heavy ones
+#   make test-boxes   the heavy ones: shipped boxes of several gigabytes, boxes on every hypervisor's hardware
 #   make bench   every benchmark; BENCH="build cli --runs 9" chooses
 #
 # Set-up is done once and again only when pyproject.toml or tools/host-setup change.
@@ -11,13 +12,16 @@ BIN := .venv/bin
 SETUP := .setup
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check unit boot bench clean
+.PHONY: demo test test-boxes check unit boot bench clean
 
 demo: $(SETUP)/package
 	$(BIN)/python tools/demo.py
 
 test: check $(SETUP)/host-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not heavy" --durations=40 $(PYTEST_ARGS)
+
+test-boxes: $(SETUP)/host-test $(SETUP)/package
+	$(BIN)/python -m pytest -m heavy $(PYTEST_ARGS)
 
 check: $(SETUP)/package
 	$(BIN)/ruff check .
@@ -25,7 +29,7 @@ check: $(SETUP)/package
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(SETUP)/package
+unit: $(SETUP)/host-test $(SETUP)/package
 	$(BIN)/python -m pytest -m "not jupyter and not boot and not network and not golden and not browser and not vagrant" $(PYTEST_ARGS)
 
 boot: $(SETUP)/host-test $(SETUP)/package

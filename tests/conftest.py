@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mlvm.paths import Home
+
+# How long an example takes says more about who else uses the host than about what is tested.
+settings.register_profile("mlvm", deadline=None)
+settings.load_profile("mlvm")
 
 #: Programs that a unit test must not start, and the mark that allows each.
 GUARDED = {

@@ -12,13 +12,16 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +30,10 @@ from mlvm.events import Observer
 from mlvm.kernel.ports import PORT_NAMES
 from mlvm.machine import record as records
 from mlvm.machine.guest import Finished, GuestKernelProcess
-from mlvm.machine.provider import Condition, State
+from mlvm.machine.provider import Condition, Limits, Snapshot, State
+from mlvm.machine.qemu import usage as qemu_usage
 from mlvm.machine.record import Record
+from mlvm.machine.usage import Usage
 from mlvm.paths import Home
 
 
@@ -46,6 +51,20 @@ class TapeObserver(Observer):
         self.notes.append(text)
 
 
+class Tape(Observer):
+    """Remembers the stages that ended, in order, and the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.stages: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def stage_finished(self, stage: str, seconds: float, detail: str = "") -> None:
+        self.stages.append(stage)
+
+
 class LoopbackGuest:
     """A guest in folder `root`: its processes see nothing of this process's environment."""
 
@@ -56,7 +75,9 @@ class LoopbackGuest:
         self.silent: GuestError | None = None
         #: Runs in place of ipykernel when set, to see a kernel that cannot start.
         self.kernel_command: list[str] = [sys.executable, "-m", "ipykernel_launcher"]
-        (root / "home").mkdir(parents=True)
+        #: What each kernel start said of kernels that wait.
+        self.claims: list[str] = []
+        (root / "home").mkdir(parents=True, exist_ok=True)
 
     def _answer(self) -> None:
         if self.silent is not None:
@@ -127,9 +148,10 @@ class LoopbackGuest:
             raise GuestError(f"`{path}` cannot be read: {error.strerror}") from error
 
     def start_kernel(
-        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None
+        self, connection: Mapping[str, object], *, env: Mapping[str, str], cwd: str | None, claim: str = ""
     ) -> GuestKernelProcess:
         self._answer()
+        self.claims.append(claim)
         kernel_id = secrets.token_hex(8)
         ports = free_ports()
         connection_file = self.root / f"kernel-{kernel_id}.json"
@@ -155,8 +177,12 @@ class LoopbackGuest:
             raise GuestError(f"there is no kernel `{kernel_id}`")
         return self.kernels[kernel_id]
 
-    def poll_kernel(self, kernel_id: str) -> int | None:
+    def poll_kernel(self, kernel_id: str, *, wait: float = 0.0) -> int | None:
         return self._kernel(kernel_id).poll()
+
+    def list_kernels(self) -> list[dict[str, object]]:
+        self._answer()
+        return []
 
     def signal_kernel(self, kernel_id: str, signum: int) -> None:
         child = self._kernel(kernel_id)
@@ -180,15 +206,24 @@ class LoopbackProvider:
     """Runs "machines" that are folders: one guest a machine, a relay a forwarded port."""
 
     name = "loopback"
+    shares_folders = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.guests: dict[str, LoopbackGuest] = {}
         self.states: dict[str, State] = {}
+        self.taken: list[tuple[str, str]] = []
         self.relays = Relays()
 
     def state(self, record: Record) -> Condition:
         return Condition(state=self.states.get(record.name, State.STOPPED))
+
+    def usage(self, record: Record, *, ask: bool) -> Usage | None:
+        """Tell what this very process uses, as if it were the machine; a stopped one uses a little room only."""
+        if self.states.get(record.name) is not State.RUNNING:
+            return Usage(taken=time.monotonic(), disk=4096)
+        books = qemu_usage.cpu_time(os.getpid()) | qemu_usage.memory(os.getpid())
+        return Usage(taken=time.monotonic(), disk=4096, **books)
 
     def start(self, record: Record, image: object, *, observer: Observer) -> LoopbackGuest:
         if record.name not in self.guests:
@@ -213,8 +248,29 @@ class LoopbackProvider:
         self.states[record.name] = State.SUSPENDED
         self.relays.stop_all()
 
+    def limit(self, record: Record, wanted: Limits, *, observer: Observer) -> None:
+        raise MachineError("a loopback machine has no limits")
+
+    def snapshot(self, record: Record, name: str, *, observer: Observer) -> None:
+        self.taken.append((record.name, name))
+
+    def snapshots(self, record: Record) -> list[Snapshot]:
+        now = datetime.now(UTC)
+        return [
+            Snapshot(name=name, made=now, size=0) for machine, name in self.taken if machine == record.name
+        ]
+
+    def fork(
+        self, record: Record, image: object, copies: Sequence[Record], *, observer: Observer
+    ) -> list[LoopbackGuest]:
+        for copy in copies:
+            copy.folder.mkdir(parents=True)
+            records.save(copy)
+        return [self.start(copy, image, observer=observer) for copy in copies]
+
     def destroy(self, record: Record, *, observer: Observer) -> None:
         self.stop(record, observer=observer)
+        shutil.rmtree(record.folder, ignore_errors=True)
         self.states[record.name] = State.ABSENT
 
     def forward(
@@ -245,6 +301,8 @@ class Relays:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.servers: dict[int, tuple[asyncio.Server, set[asyncio.Task[None]]]] = {}
+        #: Both ends of every connection there was.
+        self.ends: list[asyncio.StreamWriter] = []
 
     def start(self, target: int, *, at: int = 0) -> int:
         return asyncio.run_coroutine_threadsafe(self._start(target, at), self.loop).result(10)
@@ -258,6 +316,7 @@ class Relays:
 
     def close(self) -> None:
         self.stop_all()
+        asyncio.run_coroutine_threadsafe(self._finish(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
         self.loop.close()
@@ -265,14 +324,11 @@ class Relays:
     async def _start(self, target: int, at: int) -> int:
         tasks: set[asyncio.Task[None]] = set()
 
-        async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.ends.append(writer)
+            task = self.loop.create_task(self._carry(reader, writer, target))
             tasks.add(task)
-            try:
-                await self._carry(reader, writer, target)
-            finally:
-                tasks.discard(task)
+            task.add_done_callback(tasks.discard)
 
         server = await asyncio.start_server(accepted, "127.0.0.1", at)
         port: int = server.sockets[0].getsockname()[1]
@@ -287,9 +343,19 @@ class Relays:
             for task in doomed:
                 task.cancel()
             await asyncio.gather(*doomed, return_exceptions=True)
+            await asyncio.sleep(0.01)  # what is closed is gone after the loop's next turn
 
-    @staticmethod
-    async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int) -> None:
+    async def _finish(self) -> None:
+        """End what is left, read or not."""
+        doomed = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*doomed, return_exceptions=True)
+        for end in self.ends:
+            end.transport.abort()
+        await asyncio.sleep(0.01)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int) -> None:
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             with suppress(OSError):
                 while data := await source.read(262144):
@@ -299,9 +365,10 @@ class Relays:
 
         try:
             there_reader, there_writer = await asyncio.open_connection("127.0.0.1", target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.close()
             return
+        self.ends.append(there_writer)
         try:
             await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
         except asyncio.CancelledError:

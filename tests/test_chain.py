@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mlvm.machine.timings import JOINED
 from mlvm.paths import Home
 
 pytestmark = [pytest.mark.boot, pytest.mark.network]
@@ -39,7 +40,8 @@ def machine(
 
 
 def test_up_says_what_to_do_next(machine: subprocess.CompletedProcess[str]) -> None:
-    assert f"machine `{MACHINE}` is running\nnext: mlvm run {MACHINE}" in machine.stdout
+    assert f"machine `{MACHINE}` is running\nshares " in machine.stdout
+    assert f"next: mlvm run {MACHINE}" in machine.stdout
     for stage in ("firmware", "guest kernel", "init", "agent"):
         assert stage in machine.stderr
 
@@ -103,7 +105,8 @@ def test_timings_add_up_to_the_time_it_took(machine: object) -> None:
     rows = json.loads(done.stdout)["timings"]
     host = {row["stage"]: row["seconds"] for row in rows if row["clock"] == "host"}
     guest = {row["stage"]: row["seconds"] for row in rows if row["clock"] == "guest"}
-    assert set(guest) == {"guest kernel", "initramfs", "systemd", "units before the agent", "agent"}
+    stages = {stage for row in guest for stage in row.split(JOINED)}
+    assert stages == {"guest kernel", "initramfs", "systemd", "units before the agent", "agent"}
     # Around them are only the start of the command, and its questions to the guest.
     assert 0.5 * took < sum(host.values()) < took
     # The guest's clock begins a little before its first line on the console.

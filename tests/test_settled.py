@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlvm.events import SILENT
+from mlvm.machine import ssh_config
 from mlvm.machine.guest import Guest
 from mlvm.machine.qemu import keys
 from mlvm.machine.record import Record
@@ -55,7 +56,7 @@ def test_ssh_answers_before_anybody_has_started_it(machine: tuple[Project, Recor
     config = record.folder / keys.CONFIG
 
     done = subprocess.run(
-        ["ssh", "-F", config, keys.alias(record.name), "hostname"],
+        ["ssh", "-F", config, ssh_config.alias(record.name), "hostname"],
         capture_output=True,
         timeout=120,
         check=False,

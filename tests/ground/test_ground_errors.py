@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from mlvm import errors
-from mlvm.errors import MlvmError, SpecError
+from mlvm.errors import KernelDiedError, MlvmError, Outcome, SpecError
 from mlvm.events import SILENT, STAGES, Observer, stage
 
 
@@ -44,6 +44,13 @@ def test_errors_survive_the_way_between_processes(copied: object) -> None:
 
     assert type(error) is SpecError
     assert (error.message, error.details, error.hint) == ("what", "more", "next")
+
+
+def test_what_is_known_of_a_cell_survives_it_too() -> None:
+    error = pickle.loads(pickle.dumps(KernelDiedError("what", outcome=Outcome.NEVER_RAN)))
+
+    assert (str(error), error.outcome) == ("what", Outcome.NEVER_RAN)
+    assert error.hint == "the cell never ran: run it again, a new kernel is started for it"
 
 
 def test_the_tree_is_drawn_as_it_is() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import mlvm
 from mlvm.errors import StoreError
 from mlvm.files import is_temporary
+from mlvm.image.document import LAYERS, OPTIONAL_LAYERS
 from mlvm.image.plan import PARTS
 from mlvm.image.store import ImageEntry, Store
 from mlvm.image.usage import GRACE
@@ -197,7 +199,7 @@ def test_an_image_is_found_as_it_was_recorded(store: Store) -> None:
 
     assert store.entry(ID) == entry
     assert image is not None
-    assert [layer.name for layer in image.layers] == ["system", "modules", "python", "agent"]
+    assert [layer.name for layer in image.layers] == list(LAYERS)
     assert (image.vmlinuz.name, image.initramfs.name) == ("vmlinuz", "initramfs")
 
 
@@ -260,14 +262,14 @@ def test_a_record_of_an_image_with_one_field_changed(
     path = store.images / f"{ID}.json"
     whole = json.loads(path.read_text())
     if cut:
-        del whole[field]
+        whole.pop(field, None)
     else:
         whole[field] = value
     path.write_text(json.dumps(whole))
 
     image = store.find_image(ID)
 
-    assert image is None or not cut
+    assert image is None or not cut or field == "own_interpreter"  # records from before it may lack that
     store.usage()
     store.prune(dry_run=True)
     path.unlink()
@@ -540,3 +542,14 @@ def test_whoever_waits_makes_it_when_the_maker_is_killed(store: Store, children:
     first.kill()
 
     assert said(second) == "makes"
+
+
+def test_an_image_without_optional_layers_is_found(store: Store) -> None:
+    entry = make_image(store)
+    kept = {name: part for name, part in entry.parts.items() if name not in OPTIONAL_LAYERS}
+    store.add_image(replace(entry, parts=kept))
+
+    image = store.find_image(ID)
+
+    assert image is not None
+    assert [layer.name for layer in image.layers] == ["system", "modules", "python", "agent"]

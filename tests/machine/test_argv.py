@@ -57,6 +57,7 @@ RECORD = Record(
 LAUNCH = argv.Launch(record=RECORD, image=IMAGE, host=HOST, accelerator=Accelerator.TCG)
 LOG = "logfile=/data/machines/box/console.log,logappend=off"
 SOCKETS = "/run/mlvm/26f8567f2569"
+DOORS = "guestfwd=tcp:10.0.2.4:2049-chardev:share,guestfwd=tcp:10.0.2.4:20048-chardev:mount"
 NETWORK_WORD = "mlvm.network=10.0.2.15,255.255.255.0,10.0.2.2"
 MORE = "systemd.show_status=error mitigations=off"
 
@@ -76,7 +77,15 @@ def test_the_whole_line() -> None:
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", "q35,memory-backend=ram,vmport=off,usb=off"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max,-erms,-fsrm", "-rtc", "base=utc", "-no-reboot"),
+        *(
+            "-accel",
+            "tcg,thread=multi,tb-size=192",
+            "-cpu",
+            "max,-erms,-fsrm",
+            "-rtc",
+            "base=utc",
+            "-no-reboot",
+        ),
         *("-smp", "3"),
         *("-object", "memory-backend-ram,id=ram,size=1024M", "-m", "1024M"),
         *("-kernel", "/store/vmlinuz", "-initrd", "/store/initramfs.cpio"),
@@ -99,7 +108,9 @@ def test_the_whole_line() -> None:
         "-blockdev",
         "driver=raw,file=file-overlay,node-name=overlay,discard=unmap,detect-zeroes=unmap",
         *("-device", "virtio-blk-pci,drive=overlay,serial=overlay"),
-        *("-netdev", "user,id=net,restrict=off,ipv6=off"),
+        *("-chardev", f"socket,id=share,path={SOCKETS}/share.sock,server=on,wait=off"),
+        *("-chardev", f"socket,id=mount,path={SOCKETS}/mount.sock,server=on,wait=off"),
+        *("-netdev", f"user,id=net,restrict=off,ipv6=off,{DOORS}"),
         *("-device", "virtio-net-pci,netdev=net,mac=52:54:00:12:34:56,romfile="),
         *("-device", "virtio-rng-pci", "-device", "vmgenid,guid=auto"),
         "-chardev",
@@ -152,7 +163,14 @@ def test_kvm_takes_the_hosts_cpu_and_its_faults_are_mitigated() -> None:
 
 
 def test_network_none_lets_only_forwards_pass() -> None:
-    assert argv.network_args("none", "52:54:00:00:00:01")[1] == "user,id=net,restrict=on,ipv6=off"
+    assert argv.network_args("none", "52:54:00:00:00:01")[1] == f"user,id=net,restrict=on,ipv6=off,{DOORS}"
+
+
+def test_a_guest_that_has_booted_needs_the_beginning_of_its_kernel_only() -> None:
+    ram = argv.RamFile(path=Path("/warm/ram"), shared=False, booted=Path("/warm/vmlinuz"))
+
+    assert argv.kernel_args(IMAGE, Accelerator.TCG, (), ram)[:2] == ["-kernel", "/warm/vmlinuz"]
+    assert argv.kernel_args(IMAGE, Accelerator.TCG, (), replace(ram, booted=None))[1] == "/store/vmlinuz"
 
 
 def test_more_words_for_the_guest_kernel() -> None:
@@ -211,3 +229,50 @@ def test_no_value_can_add_an_option(value: str) -> None:
 
     assert len(parts) == 2
     assert text.removeprefix("a,key=").replace(",,", ",") == value
+
+
+def test_a_forks_disk_builds_on_those_of_its_forks() -> None:
+    """Each by name and format, the one beneath all raw; only the machine's own is written to."""
+    forked = replace(LAUNCH, record=replace(RECORD, forks=("near", "far")))
+
+    line = argv.command_line(forked)
+
+    own = line.index(
+        "driver=file,filename=/data/machines/box/overlay.img,node-name=file-overlay,discard=unmap,locking=on"
+    )
+    assert line[own - 9 : own + 3] == [
+        *(
+            "-blockdev",
+            "driver=file,filename=/data/forks/far/disk.img,node-name=file-overlay-2,read-only=on,locking=off",
+        ),
+        *("-blockdev", "driver=raw,file=file-overlay-2,node-name=overlay-2,read-only=on"),
+        *(
+            "-blockdev",
+            "driver=file,filename=/data/forks/near/disk.img,node-name=file-overlay-1,read-only=on,locking=off",
+        ),
+        *(
+            "-blockdev",
+            "driver=qcow2,file=file-overlay-1,node-name=overlay-1,read-only=on,backing=overlay-2",
+        ),
+        "-blockdev",
+        line[own],
+        "-blockdev",
+        "driver=qcow2,file=file-overlay,node-name=overlay,discard=unmap,detect-zeroes=unmap,backing=overlay-1",
+    ]
+
+
+def test_whoever_only_receives_a_guest_does_not_run_it() -> None:
+    assert argv.command_line(replace(LAUNCH, incoming=True, asleep=True))[-3:] == ["-incoming", "defer", "-S"]
+
+
+def test_a_card_of_the_host_with_its_functions() -> None:
+    launch = replace(LAUNCH, gpus=("0000:01:00.0", "0000:01:00.1", "0000:3b:00.4"))
+
+    assert argv.command_line(launch) == [
+        *argv.command_line(LAUNCH),
+        *("-device", "pcie-root-port,id=gpu0,bus=pcie.0,chassis=1"),
+        *("-device", "vfio-pci,host=0000:01:00.0,bus=gpu0,addr=0.0,multifunction=on"),
+        *("-device", "vfio-pci,host=0000:01:00.1,bus=gpu0,addr=0.1"),
+        *("-device", "pcie-root-port,id=gpu1,bus=pcie.0,chassis=2"),
+        *("-device", "vfio-pci,host=0000:3b:00.4,bus=gpu1,addr=0.0"),
+    ]

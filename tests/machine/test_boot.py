@@ -20,14 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import Tape
 
 from mlvm.errors import GuestError, MachineError, StageTimeout
-from mlvm.events import SILENT, Observer
+from mlvm.events import SILENT
 from mlvm.image.document import Image
 from mlvm.machine import create
+from mlvm.machine.channel import AgentGuest
 from mlvm.machine.provider import Condition, State
 from mlvm.machine.qemu import accelerator, ready, run_record
-from mlvm.machine.qemu.channel import AgentGuest
 from mlvm.machine.qemu.host import Accelerator, probe_host
 from mlvm.machine.qemu.provider import QemuProvider
 from mlvm.machine.record import Record
@@ -38,20 +39,6 @@ from mlvm.spec.document import GIB, MIB, MachineShape, PortForward, Spec
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
 NAME = "life"
-
-
-class Tape(Observer):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stage_finished(self, stage: str, seconds: float, detail: str = "") -> None:
-        self.stages.append(stage)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +153,7 @@ def test_a_kernel_lives_in_the_guest(guest: AgentGuest) -> None:
     kernel = guest.start_kernel({"key": "k", "transport": "tcp"}, env={}, cwd=None)
 
     assert set(kernel.ports) == {"shell_port", "iopub_port", "stdin_port", "control_port", "hb_port"}
-    assert eventually(lambda: listens(guest, kernel.ports["hb_port"]), 60)
+    assert eventually(lambda: listens(guest, kernel.ports["hb_port"]), 300)
     assert guest.run(["ps", "-o", "user=", str(kernel.pid)]).stdout == b"mlvm\n"
     guest.signal_kernel(kernel.kernel_id, signal.SIGKILL)
     assert eventually(lambda: guest.poll_kernel(kernel.kernel_id) == -signal.SIGKILL)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ import zmq
 from jupyter_client import BlockingKernelClient
 
 from mlvm.errors import GuestError
+from mlvm.machine.channel import AgentGuest
 from mlvm.machine.guest import GuestKernelProcess
-from mlvm.machine.qemu.channel import AgentGuest
 
 pytestmark = pytest.mark.jupyter
 
@@ -49,7 +50,7 @@ def guest(tmp_path: Path) -> Iterator[AgentGuest]:
 class Notebook:
     """A kernel just started, and a client that knows its keys."""
 
-    def __init__(self, guest: AgentGuest, env: dict[str, str] | None = None) -> None:
+    def __init__(self, guest: AgentGuest, env: dict[str, str] | None = None, claim: str = "") -> None:
         public, secret = zmq.curve_keypair()
         key = secrets.token_hex(16)
         connection = {
@@ -60,7 +61,7 @@ class Notebook:
         }
         self.guest = guest
         self.began = time.monotonic()
-        self.kernel: GuestKernelProcess = guest.start_kernel(connection, env=env or {}, cwd=None)
+        self.kernel: GuestKernelProcess = guest.start_kernel(connection, env=env or {}, cwd=None, claim=claim)
         self.client = BlockingKernelClient(
             ip="127.0.0.1", curve_publickey=public, curve_secretkey=secret, **self.kernel.ports
         )
@@ -81,7 +82,8 @@ class Notebook:
         return "".join(printed)
 
     def close(self) -> None:
-        self.guest.signal_kernel(self.kernel.kernel_id, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the agent of a fork does not know it by its former id
+            os.killpg(self.kernel.pid, signal.SIGKILL)
         self.client.stop_channels()
 
 
@@ -89,8 +91,8 @@ class Notebook:
 def open_notebook(guest: AgentGuest) -> Iterator[type]:
     opened: list[Notebook] = []
 
-    def opener(env: dict[str, str] | None = None) -> Notebook:
-        opened.append(Notebook(guest, env))
+    def opener(env: dict[str, str] | None = None, claim: str = "") -> Notebook:
+        opened.append(Notebook(guest, env, claim))
         return opened[-1]
 
     yield opener  # type: ignore[misc]

@@ -20,10 +20,10 @@ from mlvm.machine import record as records
 from mlvm.machine.provider import Condition, State
 from mlvm.machine.qemu import accelerator, forward, host, keys, probe_guest, ready, run_record, saved, state
 from mlvm.machine.qemu.accelerator import Verdict
-from mlvm.machine.qemu.channel import Session
 from mlvm.machine.qemu.host import Accelerator
 from mlvm.machine.qemu.run_record import Run
 from mlvm.machine.record import Record
+from mlvm.machine.session import Session
 from mlvm.paths import Home
 
 from .test_argv import HOST, IMAGE, RECORD

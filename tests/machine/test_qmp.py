@@ -12,7 +12,7 @@ import pytest
 
 from mlvm.errors import MachineError
 from mlvm.machine.qemu import forward, qmp
-from mlvm.machine.qemu.argv import monitor_args, network_args
+from mlvm.machine.qemu.argv import monitor_args, network_args, share_args
 
 pytestmark = pytest.mark.boot
 
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.boot
 def monitor_socket(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "qmp.sock"
     idle = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-S"]
-    with subprocess.Popen([*idle, *monitor_args(path), *network_args("user", "52:54:00:00:00:01")]) as qemu:
+    network = [*share_args(tmp_path), *network_args("user", "52:54:00:00:00:01")]
+    with subprocess.Popen([*idle, *monitor_args(path), *network]) as qemu:
         while not path.exists():
             assert qemu.poll() is None
             time.sleep(0.01)
@@ -54,6 +55,12 @@ def test_one_after_another(monitor_socket: Path) -> None:
     for _ in range(5):
         with qmp.connect(monitor_socket) as monitor:
             monitor.execute("query-status")
+
+
+def test_who_will_not_wait_is_turned_away(monitor_socket: Path) -> None:
+    with qmp.connect(monitor_socket), pytest.raises(BlockingIOError):
+        with qmp.connect(monitor_socket, wait=False):
+            pytest.fail("two had it")
 
 
 def test_nobody_there(tmp_path: Path) -> None:

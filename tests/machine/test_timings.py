@@ -126,9 +126,23 @@ def test_the_guest_says_what_its_boot_was() -> None:
 
 
 def test_a_guest_that_cannot_tell_is_not_guessed_at() -> None:
-    assert guest_timings(Told("", listening=5.75), CONSOLE) == []  # type: ignore[arg-type]
-    assert guest_timings(Told(SHOWN, listening=5.75), "") == []  # type: ignore[arg-type]
     assert guest_timings(Told(SHOWN), CONSOLE) == []  # type: ignore[arg-type]
+
+
+def test_what_lies_around_an_unknown_moment_is_one_row() -> None:
+    torn = "mlvm: stacking the [    2.26] virtio_blk virtio0: [vda]\r\n layers at 2.25 s\r\n"
+
+    found = guest_timings(Told(SHOWN, listening=5.75), torn)  # type: ignore[arg-type]
+    silent = guest_timings(Told("", listening=5.75), CONSOLE)  # type: ignore[arg-type]
+
+    assert [(row.stage, row.seconds) for row in found[:2]] == [
+        ("guest kernel + initramfs", 3.0),
+        ("systemd", 1.5),
+    ]
+    assert [(row.stage, row.seconds) for row in silent] == [
+        ("guest kernel", 2.25),
+        ("initramfs + systemd + units before the agent + agent", 3.5),
+    ]
 
 
 def test_the_table_sums_each_clock_up() -> None:

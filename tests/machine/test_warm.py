@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import secrets
 import socket
 import ssl
@@ -14,34 +16,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import zmq
+from fakes import Tape
 from jupyter_client import BlockingKernelClient
 
 from mlvm.errors import MachineError
-from mlvm.events import SILENT, Observer
+from mlvm.events import SILENT
 from mlvm.image.document import Image
 from mlvm.machine import create
-from mlvm.machine.guest import GuestKernelProcess
-from mlvm.machine.provider import State
-from mlvm.machine.qemu import warm
-from mlvm.machine.qemu.argv import FRESH
-from mlvm.machine.qemu.channel import AgentGuest
+from mlvm.machine.channel import AgentGuest
+from mlvm.machine.provider import Limits, State
+from mlvm.machine.qemu import launching, qmp, warm
+from mlvm.machine.qemu.argv import FRESH, Launch
 from mlvm.machine.qemu.provider import QemuProvider
+from mlvm.machine.qemu.run_record import Run
 from mlvm.machine.record import Record
 from mlvm.paths import Home
 from mlvm.project import Project
 from mlvm.spec.document import PortForward
 
+from .frontend import Notebook
+
 pytestmark = [pytest.mark.boot, pytest.mark.network]
 
-SPEC = """\
-name: warm
-debian: bookworm
-python: "3.11"
-packages: [numpy]
-preload: [numpy, tempfile, ssl]
-machine: {cpus: 2, memory: 1 GiB, disk: 1 GiB}
-"""
 DAY = 24 * 3600.0
 PYTHON = "/opt/mlvm/venv/bin/python"
 
@@ -50,29 +46,13 @@ PYTHON = "/opt/mlvm/venv/bin/python"
 def allowed(chain_home: Home) -> Iterator[None]:
     """Switch on what this home switches off for other tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLVM_WARM", "on")
+        patch.setenv("MLVM_WARM", "saved")  # what is on standby has tests of its own
         yield
 
 
-class Tape(Observer):
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.stages: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def stage_finished(self, stage: str, seconds: float, detail: str = "") -> None:
-        self.stages.append(stage)
-
-
 @pytest.fixture(scope="module")
-def project(chain_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    folder = tmp_path_factory.mktemp("warm")
-    (folder / "mlvm.yaml").write_text(SPEC)
-    return Project(folder=folder, home=chain_home)
+def project(numpy_project: Project) -> Project:
+    return numpy_project
 
 
 @pytest.fixture(scope="module")
@@ -102,44 +82,6 @@ def copies(project: Project, image: Image, provider: QemuProvider) -> Iterator[l
     yield records
     for record in records:
         provider.destroy(record, observer=SILENT)
-
-
-class Notebook:
-    """A kernel in a machine, and a client of it."""
-
-    def __init__(self, provider: QemuProvider, record: Record) -> None:
-        public, secret = zmq.curve_keypair()
-        key = secrets.token_hex(16)
-        self.provider, self.record, self.guest = provider, record, provider.guest(record)
-        connection = {
-            "key": key,
-            "signature_scheme": "hmac-sha256",
-            "curve_publickey": public.decode(),
-            "curve_secretkey": secret.decode(),
-        }
-        self.kernel: GuestKernelProcess = self.guest.start_kernel(connection, env={}, cwd=None)
-        self.ports = provider.forward(record, self.kernel.ports)
-        self.client = BlockingKernelClient(
-            ip="127.0.0.1", curve_publickey=public, curve_secretkey=secret, **self.ports
-        )
-        self.client.session.key = key.encode()
-        self.client.start_channels(hb=False)
-        self.client.wait_for_ready(timeout=120)
-
-    def run(self, code: str) -> str:
-        printed: list[str] = []
-
-        def hook(message: dict) -> None:
-            content = message["content"]
-            printed.extend(content.get("traceback", []))
-            printed.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
-
-        self.client.execute_interactive(code, timeout=120, output_hook=hook)
-        return "".join(printed)
-
-    def close(self) -> None:
-        self.client.stop_channels()
-        self.provider.unforward(self.record, self.ports)
 
 
 DRAW = """
@@ -376,6 +318,39 @@ def test_a_damaged_state_is_a_cold_start_with_a_reason(
         kept.rename(folder)
 
 
+def test_a_qemu_that_cannot_map_the_state_is_a_cold_start_with_a_reason(
+    project: Project, image: Image, provider: QemuProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends before anybody could ask it anything, as it does where it may not open the RAM."""
+    (folder,) = (project.home.store / "warm").iterdir()
+    kept = folder.with_name("kept")
+    subprocess.run(["cp", "-a", "--sparse=always", folder, kept], check=True)
+    spawn = launching.spawn
+
+    def lost(launch: Launch) -> Run:
+        gone = launch.ram and replace(launch.ram, path=Path("/nowhere/ram"))
+        return spawn(replace(launch, ram=gone))
+
+    monkeypatch.setattr(launching, "spawn", lost)
+    record = fresh(project, image, "unmapped")
+    tape = Tape()
+
+    try:
+        guest = provider.start(record, image, observer=tape)
+
+        assert guest.run(["hostname"]).stdout == b"unmapped\n"
+        (note,) = [note for note in tape.notes if note.startswith("cold start")]
+        assert note.startswith(
+            "cold start: the warm state is no good, and is thrown away (QEMU ended at once: "
+        )
+        assert "\n" not in note
+        assert "init" in tape.stages
+    finally:
+        provider.destroy(record, observer=SILENT)
+        subprocess.run(["rm", "-rf", folder], check=True)
+        kept.rename(folder)
+
+
 def test_a_taken_port_is_not_the_states_fault(project: Project, image: Image, provider: QemuProvider) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -449,3 +424,37 @@ def test_the_agent_guest_is_reachable_without_a_client_left(copies: list[Record]
         thread.join()
 
     assert seen == ["one"] * 8
+
+
+def test_nothing_that_is_asked_of_a_copy_changes_what_all_share(
+    copies: list[Record], project: Project, image: Image, provider: QemuProvider
+) -> None:
+    """Neither memory asked back, by us or by QEMU's own command, nor memory used and freed, nor limits."""
+    (folder,) = (path for path in (project.home.store / "warm").iterdir() if path.name[0] != ".")
+    found, _ = warm.find(provider._starter.plan(copies[1], image, SILENT))
+    assert found is not None
+    assert found.folder == folder
+    before = stamp(folder / warm.RAM)
+    record, guest = copies[1], provider.guest(copies[1])
+
+    with pytest.raises(MachineError, match="`two` keeps the memory it has"):
+        provider.limit(record, Limits(memory=512 << 20), observer=SILENT)
+    with qmp.connect(launching.monitor_socket(record)) as monitor:
+        with pytest.raises(MachineError, match=r"[Bb]alloon"):
+            monitor.execute("balloon", value=512 << 20)
+    provider.limit(record, Limits(disk_iops=1000, cpu_weight=50), observer=SILENT)
+    guest.run(["python3", "-c", "b = bytearray(b'x') * 300_000_000; del b"], timeout=120)
+    guest.run(["sh", "-c", "echo 3 > /proc/sys/vm/drop_caches"], user="root", timeout=120)
+
+    devices = guest.run(["sh", "-c", "cat /sys/bus/virtio/devices/*/device"]).stdout.split()
+    assert b"0x0005" not in devices  # what a balloon is called
+    assert stamp(folder / warm.RAM) == before
+
+
+def stamp(path: Path) -> tuple[str, int, int]:
+    """Return what changes when a file does, holes included."""
+    os.sync()  # what was written lately gets its blocks only then
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    status = path.stat()
+    return digest, status.st_mtime_ns, status.st_blocks
