@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import agent_world
+import hearing
 import pytest
 from jupyter_client.manager import KernelManager
 from notebook_frontend import PATIENCE, Frontend
@@ -52,7 +53,7 @@ def notebook(record: Record) -> Iterator[Frontend]:
     manager.start_kernel()
     client = manager.blocking_client()
     client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
+    hearing.ready(client, timeout=PATIENCE)
     frontend = Frontend(client)
     opening = ENTER.format(tests=str(Path(__file__).parents[1]), folder=str(agent_world.World.folder))
     assert frontend.run(opening).reply["status"] == "ok"

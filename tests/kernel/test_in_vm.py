@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hearing
 import nbformat
 import papermill
 import pytest
@@ -105,7 +106,7 @@ def test_interrupt_restart_and_death(
         assert execute(client, "kept = 1; print(kept)")[1] == "1\n"
 
         manager.restart_kernel()
-        client.wait_for_ready(timeout=120)
+        hearing.ready(client, timeout=120)
         assert execute(client, "kept")[0]["ename"] == "NameError"
         assert manager.ports == ports
 
@@ -196,7 +197,7 @@ def test_suspend_and_resume_keep_the_kernel(
         project.up(MACHINE, frozen=True, observer=SILENT)
         until(manager.is_alive)
 
-        client.wait_for_ready(timeout=120)
+        hearing.ready(client, timeout=120)
         assert execute(client, "print(kept + 1)")[1] == "42\n"
         assert (asleep, manager.ports) == (True, ports)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import agent_world
+import hearing
 import pytest
 import zmq
 from jupyter_client import BlockingKernelClient
@@ -82,7 +83,7 @@ def connect(connection: dict[str, Any]) -> BlockingKernelClient:
 
 def ready(connection: dict[str, Any]) -> BlockingKernelClient:
     client = connect(connection)
-    client.wait_for_ready(timeout=WAIT)
+    hearing.ready(client, timeout=WAIT)
     return client
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hearing
 import pytest
 import zmq
 from fakes import LoopbackProvider, loopback_record
@@ -35,7 +36,7 @@ def client_of(manager: KernelManager) -> Iterator[BlockingKernelClient]:
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=WAIT)
+        hearing.ready(client, timeout=WAIT)
         yield client
     finally:
         client.stop_channels()
@@ -116,7 +117,7 @@ def test_restart_keeps_keys_and_ports(
 
     manager.restart_kernel(now=now)
 
-    client.wait_for_ready(timeout=WAIT)
+    hearing.ready(client, timeout=WAIT)
     reply, _ = execute(client, "kept")
     assert reply["ename"] == "NameError"
     assert manager.get_connection_info() == before
@@ -458,7 +459,7 @@ def test_a_suspended_machine_keeps_its_kernel(
     awake = manager.is_alive()
 
     assert (asleep, awake, manager.ports) == (True, True, ports)
-    client.wait_for_ready(timeout=WAIT)
+    hearing.ready(client, timeout=WAIT)
     assert execute(client, "print(kept + 1)")[1] == "42\n"
 
 
@@ -470,7 +471,7 @@ def test_a_restart_in_a_suspended_machine_resumes_it(
 
     manager.restart_kernel()
 
-    client.wait_for_ready(timeout=WAIT)
+    hearing.ready(client, timeout=WAIT)
     assert execute(client, "print(1)")[1] == "1\n"
     assert old.wait(10) == -9
 
@@ -501,7 +502,7 @@ def test_the_restarter_does_not_start_a_stopped_machine(
 
     assert provider.states["box"] is State.STOPPED
     manager.restart_kernel()
-    client.wait_for_ready(timeout=WAIT)
+    hearing.ready(client, timeout=WAIT)
     assert execute(client, "print(1)")[1] == "1\n"
 
 

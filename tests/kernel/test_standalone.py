@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import agent_world
+import hearing
 import pytest
 import zmq
 from jupyter_client.manager import KernelManager
@@ -127,7 +128,7 @@ def test_restart_leaves_no_kernel_behind(manager: KernelManager, folder: Path, n
 
         manager.restart_kernel(now=now)
 
-        client.wait_for_ready(timeout=WAIT)
+        hearing.ready(client, timeout=WAIT)
         assert execute(client, "kept")[0]["ename"] == "NameError"
     until(lambda: sum(code is None for code in codes(folder)) == 1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
+import hearing
 import zmq
 from jupyter_client import BlockingKernelClient
 
@@ -43,7 +44,7 @@ class Notebook:
         )
         self.client.session.key = self.key.encode()
         self.client.start_channels(hb=False)
-        self.client.wait_for_ready(timeout=patience)
+        hearing.ready(self.client, timeout=patience)
 
     def run(self, code: str) -> str:
         """Run a cell and return everything it shows."""

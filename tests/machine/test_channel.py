@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hearing
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -374,7 +375,7 @@ def test_a_kernel_runs_cells_and_outlives_its_client(guest: AgentGuest, folder: 
     client.session.key = b"0123456789abcdef"
     client.start_channels(hb=False)  # a busy host is late for a heartbeat
     try:
-        client.wait_for_ready(timeout=30)
+        hearing.ready(client, timeout=30)
         printed: list[str] = []
         client.execute_interactive(
             "import os; print(os.getpid(), os.environ['SECRET'])",

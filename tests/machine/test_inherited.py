@@ -9,6 +9,7 @@ import socket
 import time
 from pathlib import Path
 
+import hearing
 import pytest
 
 from mlvm.errors import GuestError
@@ -82,7 +83,7 @@ def test_a_running_cell_goes_on_and_what_is_queued_behind_it_does_not(
     first: Notebook,
     open_notebook,
 ) -> None:
-    first.client.wait_for_ready(timeout=30)
+    hearing.ready(first.client, timeout=30)
     first.client.execute("import time\nfor n in range(30): time.sleep(0.1)\ny = 'went on'")
     first.client.execute("y = 'ran here, too'")
     time.sleep(1)
@@ -97,7 +98,7 @@ def test_a_running_cell_can_be_interrupted_by_whoever_claims_its_kernel(
     first: Notebook,
     open_notebook,
 ) -> None:
-    first.client.wait_for_ready(timeout=30)
+    hearing.ready(first.client, timeout=30)
     first.client.execute("import time\nx = 'interrupted'\ntime.sleep(1000)")
     time.sleep(1)
     become_fork(guest)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import hearing
 import pytest
 import zmq
 from jupyter_client import BlockingKernelClient
@@ -77,7 +78,7 @@ class Notebook:
                 printed.append("\n".join(content["traceback"]))
             printed.append(content.get("text") or content.get("data", {}).get("text/plain", ""))
 
-        self.client.wait_for_ready(timeout=30)
+        hearing.ready(self.client, timeout=30)
         self.client.execute_interactive(code, timeout=30, output_hook=hook)
         return "".join(printed)
 
@@ -149,7 +150,7 @@ def test_a_fork_has_its_own_memory_and_end(guest: AgentGuest, open_notebook) -> 
 def test_exit_codes_of_forks_are_known(guest: AgentGuest, open_notebook) -> None:
     guest.prepare_kernel([])
     notebook = open_notebook()
-    notebook.client.wait_for_ready(timeout=30)
+    hearing.ready(notebook.client, timeout=30)
 
     notebook.client.execute("import os; os._exit(7)")
 

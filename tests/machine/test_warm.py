@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hearing
 import pytest
 from fakes import Tape
 from jupyter_client import BlockingKernelClient
@@ -224,7 +225,7 @@ def test_ten_days_of_sleep_fire_nothing_in_a_burst(
     )
     client.session.key = notebook.client.session.key
     client.start_channels(hb=False)
-    client.wait_for_ready(timeout=120)
+    hearing.ready(client, timeout=120)
     printed: list[str] = []
     client.execute_interactive(
         "print(len(ticks))", timeout=60, output_hook=lambda m: printed.append(m["content"].get("text", ""))

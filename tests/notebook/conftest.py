@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hearing
 import pytest
 from fakes import LoopbackProvider, loopback, write_record
 from IPython.core.interactiveshell import InteractiveShell
@@ -79,7 +80,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[KernelMa
         manager.start_kernel()
         client = manager.blocking_client()
         client.start_channels()
-        client.wait_for_ready(timeout=PATIENCE)
+        hearing.ready(client, timeout=PATIENCE)
         frontend = Frontend(client)
         opening = LOOPBACK.format(tests=str(Path(__file__).parent.parent), folder=str(folder))
         assert frontend.run(opening).reply["status"] == "ok"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hearing
 import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
@@ -102,7 +103,7 @@ def test_a_real_machine_is_interrupted_completes_moves_and_dies(vm_folder: Path)
     client = manager.blocking_client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=PATIENCE)
+        hearing.ready(client, timeout=PATIENCE)
         notebook = Frontend(client)
         notebook.run("%load_ext mlvm")
         assert notebook.run(f"%mlvm attach {MACHINE}").reply["status"] == "ok"
