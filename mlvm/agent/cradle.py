@@ -1,7 +1,8 @@
 """A kernel process, and its line to the agent.
 
-Run with the user's Python, as `python cradle.py FD`: an ordinary ipykernel. FD is one end of a SOCK_SEQPACKET pair, a
-JSON object a packet; the agent holds the other:
+Run with the user's Python, as `python cradle.py FD`: an ordinary ipykernel; with `wait` after it, one that is ready
+before its claim (see `late_kernel`). FD is one end of a SOCK_SEQPACKET pair, a JSON object a packet; the agent holds
+the other:
 
     agent: {"claim": PATH, "env": {...}, "cwd": PATH}   serve the connection file PATH
     agent: {"renew": true}                              this machine is a copy now: draw new random numbers
@@ -138,6 +139,15 @@ def stay_in_touch(app: Any, channel: Channel, tap: Any) -> None:
     loop.add_callback(lambda: loop.add_handler(channel.socket, heard, loop.READ))
 
 
+def folders() -> dict[str, int]:
+    """Return where modules come from, and when something was last added there or removed, in nanoseconds."""
+    found = {}
+    for folder in sys.path:
+        with suppress(OSError):
+            found[folder] = os.stat(folder).st_mtime_ns  # noqa: PTH116
+    return found
+
+
 def renew(app: Any) -> None:
     """Draw everything anew that two copies of this process must not share.
 
@@ -167,4 +177,8 @@ def renew(app: Any) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this file's own folder
-    serve_now(Channel(int(sys.argv[1])))
+    line = Channel(int(sys.argv[1]))
+    if sys.argv[2:] == ["wait"]:
+        sibling("late_kernel").serve_later(line, brief=True)
+    else:
+        serve_now(line)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
+TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
     from .kernels import Kernel
     from .wire import Message
@@ -20,14 +20,23 @@ NEW = "new"
 NOTEBOOK = "JPY_SESSION_NAME"
 
 
-class Waiting(NamedTuple):
+class Waiting:
     """A kernel that waits; `active` is when a client last asked it for anything; `released` when it has said so."""
 
-    kernel_id: str
-    kernel: Kernel
-    notebook: str = ""
-    active: float = 0.0
-    released: bool = False
+    def __init__(
+        self,
+        kernel_id: str,
+        kernel: Kernel,
+        *,
+        notebook: str = "",
+        active: float = 0.0,
+        released: bool = False,
+    ) -> None:
+        self.kernel_id = kernel_id
+        self.kernel = kernel
+        self.notebook = notebook
+        self.active = active
+        self.released = released
 
 
 class Inherited:
@@ -48,9 +57,8 @@ class Inherited:
             for one in waiting:
                 one.kernel.forget_keys()
                 one.kernel.tell({"release": True})
-            self._waiting = [
-                _heard(one._replace(released=False), deadline - time.monotonic()) for one in waiting
-            ]
+                one.released = False
+            self._waiting = [_heard(one, deadline - time.monotonic()) for one in waiting]
 
     def listing(self) -> list[Message]:
         """Return what can be told of those that wait, the one used last first."""
@@ -95,4 +103,4 @@ def _heard(one: Waiting, seconds: float) -> Waiting:
     told = one.kernel.answer(max(0.0, seconds)).get("released")
     if not told:
         return one
-    return one._replace(notebook=told["notebook"], active=told["active"], released=True)
+    return Waiting(one.kernel_id, one.kernel, notebook=told["notebook"], active=told["active"], released=True)

@@ -12,10 +12,10 @@ import json
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from .wire import Message
 
+TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
     from .kernels import Kernel
 

@@ -8,7 +8,7 @@ A kernel is a process of its own (`cradle`), or, where there is a nursery, a for
 """
 
 # `pathlib` costs a tenth of a second of every boot under emulation.
-# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH118, PTH120, PTH123
+# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH116, PTH118, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import time
 from contextlib import suppress
 
 from . import keeping
+from .early import Child
 from .inherited import NOTEBOOK, Inherited, Waiting
 from .listening import free_ports
 from .wire import Message
@@ -104,6 +105,8 @@ class Nursery:
 
     def __init__(self, world: World, modules: list[str], env: dict[str, str]) -> None:
         self.env = env
+        #: Where it imports from, and when these folders last changed.
+        self.folders: dict[str, int] = {}
         self._births = threading.Lock()
         #: Who is being born, until it has a process id.
         self._unborn: Kernel | None = None
@@ -134,8 +137,11 @@ class Nursery:
         return self._process.poll() is None
 
     def fits(self, env: dict[str, str]) -> bool:
-        """Tell whether a kernel with this environment may be a fork: what is read at a start is as it was then."""
-        return _early(env) == _early(self.env)
+        """Tell whether a kernel with this environment may be a fork: what is read at a start is as it was then.
+
+        Neither may anything have been installed or removed since: a kernel just started has what is there now.
+        """
+        return _early(env) == _early(self.env) and unchanged(self.folders)
 
     def fork(self, log: int) -> Kernel:
         """Fork a kernel that gets itself ready; it writes to descriptor `log`."""
@@ -175,11 +181,20 @@ class Kernels:
         self._guard = threading.Lock()
         self._nursery: Nursery | None = None
         self._waiting: tuple[Kernel, str] | None = None
+        #: The kernel that the boot has started, and the id of its log.
+        self._early: tuple[Kernel, str] | None = None
         self.inherited = Inherited()
+
+    def expect(self, child: Child) -> None:
+        """Know the kernel that the boot has started: the first start will claim it."""
+        kernel = Kernel(child.pid, socket.socket(fileno=child.channel))
+        threading.Thread(target=lambda: kernel.end(child.wait()), daemon=True).start()
+        self._early = (kernel, child.log_id)
 
     def prepare(self, request: Message) -> Message:
         """Import `modules` in a nursery, unless there is one, and have a kernel ready; return when it waits."""
         if self._nursery is None or not self._nursery.alive:
+            self._early_kernel("", None)
             env = dict(request.get("env") or {})
             self._nursery = Nursery(self.world, [str(name) for name in request["modules"]], env)
         else:
@@ -190,6 +205,7 @@ class Kernels:
         if not answer.get("ready"):
             raise OSError(f"the kernel does not get ready: {answer}")
         self._nursery.imports(answer["imported"])
+        self._nursery.folders = answer["folders"]
         self._waiting = (kernel, log_id)
         return {"pid": kernel.pid}
 
@@ -202,7 +218,7 @@ class Kernels:
         for kernel_id in ended:
             del self._kernels[kernel_id]
             with suppress(OSError):
-                os.unlink(self._log(kernel_id))
+                os.unlink(self.world.log(kernel_id))
 
     def renew(self) -> None:
         """Tell every kernel that this machine is a copy now, and wait a little.
@@ -281,7 +297,7 @@ class Kernels:
     def log(self, request: Message) -> str:
         """Return the end of what a kernel wrote to its own stdout and stderr."""
         self._kernel(request)
-        with open(self._log(request["kernel_id"]), "rb") as log:
+        with open(self.world.log(request["kernel_id"]), "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_LIMIT))
             return log.read().decode("utf-8", "replace")
 
@@ -300,25 +316,48 @@ class Kernels:
                 f"kernel {waiting.kernel_id[:12]} waits here and cannot be claimed: {silent}"
             ) from None
         with suppress(OSError):
-            os.rename(self._log(waiting.kernel_id), self._log(kernel_id))
+            os.rename(self.world.log(waiting.kernel_id), self.world.log(kernel_id))
         self._kernels[kernel_id] = kernel
 
     def _ready_kernel(self, kernel_id: str, env: dict[str, str]) -> Kernel | None:
         """Return the kernel that waits, or else a fork; None when there is no nursery that fits."""
         nursery = self._nursery
-        if nursery is None or not nursery.alive or not nursery.fits(env):
+        if nursery is None:
+            return self._early_kernel(kernel_id, env)
+        if not nursery.alive or not nursery.fits(env):
             return None
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting[0].ended.is_set():
-            os.rename(self._log(waiting[1]), self._log(kernel_id))
+            os.rename(self.world.log(waiting[1]), self.world.log(kernel_id))
             return waiting[0]
         kernel = self._fork(nursery, kernel_id)
         receive(kernel.channel, BIRTH)
         return kernel
 
+    def _early_kernel(self, kernel_id: str, env: dict[str, str] | None) -> Kernel | None:
+        """Return the kernel that the boot has started, where it is as good as one started now; else end it."""
+        early, self._early = self._early, None
+        if early is None:
+            return None
+        kernel, log_id = early
+        if env is not None and not _early(env):
+            with suppress(
+                OSError
+            ):  # it has ended (an old ipykernel cannot wait), or is not ready for ever so long
+                answer = receive(kernel.channel, BIRTH)
+                if answer.get("ready") and unchanged(answer["folders"]):
+                    os.rename(self.world.log(log_id), self.world.log(kernel_id))
+                    return kernel
+        with suppress(ProcessLookupError):
+            os.kill(kernel.pid, signal.SIGKILL)
+        kernel.ended.wait(ANSWER)
+        with suppress(OSError):
+            os.unlink(self.world.log(log_id))
+        return None
+
     def _fork(self, nursery: Nursery, log_id: str) -> Kernel:
         os.makedirs(self.world.logs, mode=0o755, exist_ok=True)
-        with open(self._log(log_id), "ab") as log:
+        with open(self.world.log(log_id), "ab") as log:
             return nursery.fork(log.fileno())
 
     def _spawn(self, kernel_id: str, env: dict[str, str], cwd: str) -> Kernel:
@@ -326,7 +365,7 @@ class Kernels:
         who = account(self.world.user)
         ours, theirs = channel_pair()
         os.makedirs(self.world.logs, mode=0o755, exist_ok=True)
-        with theirs, open(self._log(kernel_id), "ab") as log:
+        with theirs, open(self.world.log(kernel_id), "ab") as log:
             child = subprocess.Popen(
                 [self.world.python, script("cradle.py"), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -353,15 +392,20 @@ class Kernels:
         except KeyError:
             raise LookupError(f"there is no kernel `{kernel_id}`") from None
 
-    def _log(self, kernel_id: str) -> str:
-        return os.path.join(self.world.logs, f"kernel-{kernel_id}.log")
-
     def _private_folder(self, kernel_id: str, uid: int, gid: int) -> str:
         os.makedirs(self.world.kernels, mode=0o711, exist_ok=True)
         folder = os.path.join(self.world.kernels, kernel_id)
         os.mkdir(folder, 0o700)
         os.chown(folder, uid, gid)
         return folder
+
+
+def unchanged(folders: dict[str, int]) -> bool:
+    """Tell whether nothing was added to folders or removed since these times, in nanoseconds."""
+    try:
+        return all(os.stat(folder).st_mtime_ns == then for folder, then in folders.items())
+    except OSError:
+        return False
 
 
 def _early(env: dict[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """A kernel that is ready before it knows its keys.
 
 In a process the nursery has forked: `serve_later` does all that an ipykernel does at its start, runs a few cells for
-rehearsal, and waits. Besides what `cradle` says, it says {"ready": true} when it waits for its claim, and {"ok": null}
-or {"error": "..."} to it.
+rehearsal, and waits. Besides what `cradle` says, it says {"ready": true, "folders": {...}} when it waits for its claim
+(`folders` are where it has imported from), and {"ok": null} or {"error": "..."} to it.
 
 While it waits it listens nowhere and holds no key: its sockets are there, and are bound when the claim brings keys and
 ports. So its memory can be copied to any number of machines, and nothing in it opens any of them.
@@ -24,7 +24,7 @@ from tornado.ioloop import IOLoop
 
 from . import tap
 from .admission import admit, in_loop
-from .cradle import Channel, renew, stay_in_touch
+from .cradle import Channel, folders, renew, stay_in_touch
 
 if not hasattr(IPKernelApp, "_apply_curve_server_options"):
     raise ImportError("this ipykernel is too old to be forked: it cannot take its keys late")
@@ -33,6 +33,7 @@ if not hasattr(IPKernelApp, "_apply_curve_server_options"):
 REHEARSAL = "inproc://mlvm-rehearsal-"
 #: One cell with a value, one that prints, one that fails: what the three need is imported then.
 REHEARSED = ("1 + 1", "print(end='')", "raise KeyboardInterrupt")
+BRIEFLY = ("1 + 1",)
 
 
 class LateKernelApp(IPKernelApp):
@@ -55,20 +56,20 @@ class LateKernelApp(IPKernelApp):
         del s
         return port
 
-    def rehearse(self) -> None:
+    def rehearse(self, cells: tuple[str, ...]) -> None:
         """Run cells the whole way through the sockets, from a thread; leave nothing of them behind."""
         shell, iopub = self.shell_socket, self.iopub_thread.socket
         in_loop(self.shell_channel_thread.io_loop, shell.bind, REHEARSAL + "shell")
         in_loop(self.iopub_thread.io_loop, iopub.bind, REHEARSAL + "iopub")
         try:
-            _play(self.context, self.session.key)
+            _play(self.context, self.session.key, cells)
         finally:
             in_loop(self.shell_channel_thread.io_loop, shell.unbind, REHEARSAL + "shell")
             in_loop(self.iopub_thread.io_loop, iopub.unbind, REHEARSAL + "iopub")
 
 
-def serve_later(channel: Channel) -> None:
-    """Be a kernel that does everything it can, and then waits for its claim."""
+def serve_later(channel: Channel, *, brief: bool = False) -> None:
+    """Be a kernel that does everything it can, and then waits for its claim; `brief` when somebody may wait already."""
     app: Any = LateKernelApp.instance()
     app.initialize([])
     loop = IOLoop.current()
@@ -79,7 +80,7 @@ def serve_later(channel: Channel) -> None:
         app.shell.user_ns.clear()
         app.shell.user_ns.update(namespace)
         loop.add_handler(channel.socket, claimed, loop.READ)
-        channel.send({"ready": True, "imported": sorted(set(sys.modules) - known)})
+        channel.send({"ready": True, "imported": sorted(set(sys.modules) - known), "folders": folders()})
 
     def claimed(*_: Any) -> None:
         loop.remove_handler(channel.socket)
@@ -103,7 +104,7 @@ def serve_later(channel: Channel) -> None:
 
     def rehearse() -> None:
         try:
-            app.rehearse()
+            app.rehearse(BRIEFLY if brief else REHEARSED)
         finally:
             loop.add_callback(wait_for_claim)
 
@@ -111,7 +112,7 @@ def serve_later(channel: Channel) -> None:
     app.start()
 
 
-def _play(context: Any, key: bytes) -> None:
+def _play(context: Any, key: bytes, cells: tuple[str, ...]) -> None:
     """Be the client of a rehearsal."""
     session = Session(key=key)
     with context.socket(zmq.SUB) as iopub, context.socket(zmq.DEALER) as shell:
@@ -120,10 +121,7 @@ def _play(context: Any, key: bytes) -> None:
         shell.connect(REHEARSAL + "shell")
         for kind, content in (
             ("kernel_info_request", {}),
-            *(
-                ("execute_request", {"code": code, "silent": False, "store_history": False})
-                for code in REHEARSED
-            ),
+            *(("execute_request", {"code": code, "silent": False, "store_history": False}) for code in cells),
         ):
             request = session.msg(kind, content)
             session.send(shell, request)

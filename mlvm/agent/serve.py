@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
 
 from . import files, guest, keeping, kernels, ports, programs, renewal, sharing
 from .boot import Boot
@@ -21,8 +20,11 @@ from .world import VERSION, World
 #: Seconds for which a greeting is waited to leave.
 GREETING = 1.0
 
+TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .early import Child
 
     Port = ports.VirtioPort | ports.SocketPort
 
@@ -149,20 +151,19 @@ class Agent:
             wire.queue({"error": str(wrong) or type(wrong).__name__})
 
 
-def main(arguments: list[str]) -> None:
-    """Serve until the end; `--sockets` and what follows it let tests run the agent on the host."""
-    pairs = zip(arguments[::2], arguments[1::2])  # noqa: B905 - not in 3.9
-    chosen = {name.lstrip("-").replace("-", "_"): value for name, value in pairs}
-    sockets = chosen.pop("sockets", None)
+def main(world: World, sockets: str | None, child: Child | None) -> None:
+    """Serve until the end: at virtio ports, or at sockets in a folder; `child` is a kernel that `early` has begun."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)  # programs inherit what is ignored here, and cannot undo it
-    agent = Agent(World(**chosen))
+    agent = Agent(world)
     found: list[Port] = [*(ports.open_sockets(sockets) if sockets else ports.open_virtio())]
     agent.listening = round(time.clock_gettime(time.CLOCK_BOOTTIME), 3)
     if sockets:
         agent.boot.skip()
     else:
         announce("mlvm-agent: listening")
+    if child:
+        agent.kernels.expect(child)
     threads = [threading.Thread(target=agent.serve, args=(port,)) for port in found]
     for thread in threads:
         thread.start()

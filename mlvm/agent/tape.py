@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import struct
 import time
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False  # see `wire`
+if TYPE_CHECKING:
+    from typing import Any
 
 NEWER, OLDER = "tape", "tape.old"
 LIMIT = 16 << 20
@@ -27,13 +30,14 @@ UNHEARD = 1
 REPLY = 2
 
 
-class Message(NamedTuple):
+class Message:
     """One message: its number (from 1), when it was said, flags, and the frames that went over the wire."""
 
-    number: int
-    said: float
-    flags: int
-    frames: list[bytes]
+    def __init__(self, number: int, said: float, flags: int, frames: list[bytes]) -> None:
+        self.number = number
+        self.said = said
+        self.flags = flags
+        self.frames = frames
 
 
 class Tape:

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import os
 import pwd
-from typing import NamedTuple
 
 VERSION = 1
 
 
-class World(NamedTuple):
+class World:
     """Places and names; the defaults are the guest's."""
 
-    #: Who runs programs and kernels unless a request names somebody else.
-    user: str = "mlvm"
-    python: str = "/opt/mlvm/venv/bin/python"
-    #: Where kernels listen: the address QEMU's user network forwards to.
-    kernel_ip: str = "10.0.2.15"
-    kernels: str = "/run/mlvm/kernels"
-    logs: str = "/var/log/mlvm"
+    def __init__(
+        self,
+        *,
+        user: str = "mlvm",
+        python: str = "/opt/mlvm/venv/bin/python",
+        kernel_ip: str = "10.0.2.15",
+        kernels: str = "/run/mlvm/kernels",
+        logs: str = "/var/log/mlvm",
+    ) -> None:
+        #: Who runs programs and kernels unless a request names somebody else.
+        self.user = user
+        self.python = python
+        #: Where kernels listen: the address QEMU's user network forwards to.
+        self.kernel_ip = kernel_ip
+        self.kernels = kernels
+        self.logs = logs
+
+    def log(self, kernel_id: str) -> str:
+        """Return the path of what a kernel writes to its own stdout and stderr."""
+        return f"{self.logs}/kernel-{kernel_id}.log"
+
+
+def chosen(arguments: list[str]) -> tuple[World, str | None, bool]:
+    """Return the world that `--NAME VALUE...` describe, the folder of `--sockets`, whether a kernel starts `--early`.
+
+    Sockets are for whatever is no guest of QEMU's; in one that is, a kernel is started early.
+    """
+    pairs = zip(arguments[::2], arguments[1::2])  # noqa: B905 - not in 3.9
+    names = {name.lstrip("-").replace("-", "_"): value for name, value in pairs}
+    sockets = names.pop("sockets", None)
+    early = names.pop("early", "no" if sockets else "yes") == "yes"
+    return World(**names), sockets, early
 
 
 def account(name: str) -> pwd.struct_passwd:

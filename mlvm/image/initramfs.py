@@ -25,6 +25,7 @@ WANTED = ("virtio_pci", "virtio_blk", "erofs", "overlay", "ext4")
 #: The agent's ports and the network card, so that nobody need wait for udev.
 OPTIONAL = ("virtio_console", "virtio_net")
 APPLETS = (
+    "chroot",
     "ifconfig",
     "insmod",
     "mkdir",

@@ -30,7 +30,18 @@ AGENT = Path(__file__).parents[2] / "mlvm" / "agent" / "main.py"
 @pytest.fixture
 def guest(tmp_path: Path) -> Iterator[AgentGuest]:
     """A guest that is this host, without a kernel."""
+    yield from agent(tmp_path)
+
+
+@pytest.fixture
+def booted(tmp_path: Path) -> Iterator[AgentGuest]:
+    """The same, as one that has just booted: with an early kernel."""
+    yield from agent(tmp_path, early="yes")
+
+
+def agent(tmp_path: Path, **more: str) -> Iterator[AgentGuest]:
     world = {
+        **more,
         "sockets": tmp_path,
         "user": getpass.getuser(),
         "python": sys.executable,
@@ -188,3 +199,78 @@ def test_random_numbers_are_drawn_anew(guest: AgentGuest, open_notebook) -> None
 def test_a_module_that_fails_is_told(guest: AgentGuest) -> None:
     with pytest.raises(GuestError, match="No module named 'no_such_module'"):
         guest.prepare_kernel(["no_such_module"])
+
+
+def early_kernel(guest: AgentGuest) -> int:
+    """Return the process that waits."""
+    listed = guest.run(["ps", "-eo", "pid,ppid,args"]).stdout.decode().splitlines()
+    (pid,) = [int(line.split()[0]) for line in listed if "cradle.py" in line and line.endswith(" wait")]
+    return pid
+
+
+def opened(guest: AgentGuest, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Return the process of a kernel just started, and what a cell in it says."""
+    notebook = Notebook(guest, env)
+    try:
+        return notebook.kernel.pid, notebook.run(
+            "import os; print(1 + 1, os.getcwd(), os.environ.get('NEW'))"
+        )
+    finally:
+        notebook.close()
+
+
+def test_the_kernel_of_the_boot_is_the_first_that_is_started(booted: AgentGuest) -> None:
+    early = early_kernel(booted)
+
+    pid, said = opened(booted, {"NEW": "variable"})
+    second, _ = opened(booted)
+
+    assert pid == early
+    assert said == f"2 {Path.home()} variable\n"
+    assert second != early
+
+
+def test_its_exit_code_is_known(booted: AgentGuest) -> None:
+    notebook = Notebook(booted)
+    hearing.ready(notebook.client, timeout=30)
+
+    notebook.client.execute("import os; os._exit(7)")
+
+    assert booted.poll_kernel(notebook.kernel.kernel_id, wait=10) == 7
+    notebook.client.stop_channels()
+
+
+@pytest.mark.parametrize("reason", ["variable", "nursery", "installed"])
+def test_the_kernel_of_the_boot_is_not_taken_where_another_would_be_different(
+    booted: AgentGuest, tmp_path: Path, reason: str
+) -> None:
+    early = early_kernel(booted)
+    env = {}
+    if reason == "variable":
+        env = {"PYTHONHASHSEED": "7"}
+    elif reason == "nursery":
+        booted.prepare_kernel(["fractions"])
+    else:
+        (site,) = (Path(folder) for folder in sys.path if folder.endswith("site-packages"))
+        added = site / "added-by-a-test.pth"
+        wait_ready(early)
+        added.touch()
+        added.unlink()
+
+    pid, said = opened(booted, env)
+
+    assert pid != early
+    assert said.startswith("2 ")
+    assert not Path(f"/proc/{early}").exists()
+
+
+def wait_ready(pid: int) -> None:
+    """Return when an early kernel does nothing more: it has noted where it imports from."""
+    deadline, spent = time.monotonic() + 60, -1
+    while time.monotonic() < deadline:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        before, spent = spent, int(user) + int(system)
+        if spent == before and "zmq" in Path(f"/proc/{pid}/maps").read_text():
+            return
+        time.sleep(1.5)
+    raise AssertionError("it goes on and on")
