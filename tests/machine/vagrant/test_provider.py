@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from mlvm.machine import record as records
 from mlvm.machine import table
 from mlvm.machine.provider import Limits, State
 from mlvm.machine.record import Record
-from mlvm.machine.vagrant import layout, mending, provider
+from mlvm.machine.vagrant import domain, layout, mending, provider
 from mlvm.machine.vagrant.progress import Stages
 from mlvm.machine.vagrant.provider import Driven, VagrantProvider
 from mlvm.paths import Home
@@ -114,11 +115,32 @@ def test_a_person_s_own_settings_do_not_lead_vagrant_astray(
 
 def test_vagrant_s_words_become_stages() -> None:
     tape = TapeObserver()
-    stages = Stages(tape)
+    entered: list[str] = []
+    stages = Stages(tape, entered.append)
     for line in (DATA / "up.log").read_text().splitlines():
         stages.hear(line)
-    assert tape.stages == ["box", "firmware", "guest kernel"]
+    assert tape.stages == entered == ["box", "firmware", "guest kernel"]
     assert tape.notes == []
+
+
+def test_a_box_goes_to_libvirt_for_one_machine_at_a_time(record: Record) -> None:
+    mending.prepare(record, "", box="mlvm/x-1", digest="")
+    other = replace(record, name="other")
+    with mending.hold_box(record, SILENT):
+        mending.prepare(other, "", box="mlvm/y-1", digest="")
+        with mending.hold_box(other, SILENT):  # another box is no matter of theirs
+            pass
+        with (
+            pytest.raises(BlockingIOError),
+            files.hold(record.home.machines / ".holds" / ".box-mlvm-x-1", wait=False),
+        ):
+            pass
+
+
+def test_disks_go_to_the_pool_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert domain.pool() == "default"
+    monkeypatch.setenv("MLVM_LIBVIRT_POOL", "large")
+    assert domain.pool() == "large"
 
 
 @pytest.mark.vagrant
