@@ -100,3 +100,65 @@ def test_it_is_a_program(tmp_path: Path) -> None:
         env={"VBOX_STANDIN": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "VBoxManage: error: Invalid command 'nonsense'\n")
+
+
+@pytest.mark.boot
+def test_a_machine_s_states_follow_one_another(
+    ovf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a disk that nothing boots from: firmware is all that runs, and is enough to be saved and to go on."""
+    monkeypatch.setattr(vboxmanage, "HOME", tmp_path / "state")
+    target = tmp_path / "state/VMs/one" / NAME
+
+    def says(*words: str) -> str:
+        assert vboxmanage.main(words) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    def state() -> str:
+        lines = says("showvminfo", "one", "--machinereadable").splitlines()
+        return next(line.split('"')[1] for line in lines if line.startswith("VMState="))
+
+    says("import", "-n", str(ovf))
+    unit = str(read(ovf).units["disk"])
+    says(
+        "import",
+        str(ovf),
+        "--vsys",
+        "0",
+        "--vmname",
+        "one",
+        "--vsys",
+        "0",
+        "--unit",
+        unit,
+        "--disk",
+        str(target),
+    )
+    says("modifyvm", "one", "--memory", "128")
+    seen = [state()]
+    try:
+        for words in (
+            ["startvm", "one", "--type", "headless"],
+            ["controlvm", "one", "pause"],
+            ["controlvm", "one", "resume"],
+            ["controlvm", "one", "savestate"],
+            ["startvm", "one", "--type", "headless"],
+            ["snapshot", "one", "take", "online"],
+            ["controlvm", "one", "poweroff"],
+            ["snapshot", "one", "restore", "online"],
+            ["startvm", "one", "--type", "headless"],
+            ["controlvm", "one", "savestate"],
+            ["discardstate", "one"],
+            ["snapshot", "one", "delete", "online"],
+        ):
+            says(*words)
+            seen.append(state())
+    finally:
+        with vboxmanage.registry() as machines:
+            machines[next(iter(machines))].power_off()
+    says("unregistervm", "one", "--delete")
+    assert seen == [
+        "poweroff", "running", "paused", "running", "saved", "running", "running", "poweroff", "saved", "running",
+        "saved", "poweroff", "poweroff",
+    ]  # fmt: skip
+    assert not target.parent.exists()
