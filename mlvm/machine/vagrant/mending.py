@@ -42,17 +42,17 @@ def box(record: Record) -> tuple[str, str]:
 
 
 @contextmanager
-def hold_box(record: Record, observer: Observer) -> Iterator[None]:
-    """Keep other machines from a box while it is on its way into Vagrant and into libvirt's pool.
+def hold_common(record: Record, observer: Observer) -> Iterator[None]:
+    """Keep other machines from what all have in common, while one begins or ends: the box's volume, the network.
 
-    The plugin takes whatever volume has the box's name, also one that another Vagrant is still writing.
+    The plugin takes whatever volume has the box's name, also one that another Vagrant is still writing; and who ends
+    takes the network away from who has not quite begun.
     """
-    name = box(record)[0].replace("/", "-")
 
     def waiting() -> None:
-        observer.note("another mlvm gives the box to Vagrant; waiting for it")
+        observer.note("another machine of Vagrant's begins or ends just now; waiting for it")
 
-    with files.hold(record.home.machines / ".holds" / f".box-{name}", waiting=waiting):
+    with files.hold(record.home.machines / ".holds" / ".vagrant", waiting=waiting):
         yield
 
 

@@ -72,14 +72,14 @@ class VagrantProvider:
                 raise MachineError(
                     f"machine `{record.name}` has no Vagrantfile yet", hint="mlvm up --provider vagrant"
                 )
-            with ExitStack() as boxing:
+            with ExitStack() as beginning:
 
                 def entered(stage: str) -> None:
-                    if stage != "box":  # others may have the box while this machine boots
-                        boxing.close()
+                    if stage == "guest kernel":  # it runs, and is in nobody's way while it boots
+                        beginning.close()
 
                 driven = Driven(record, observer, entered=entered)
-                boxing.enter_context(mending.hold_box(record, observer))
+                beginning.enter_context(mending.hold_common(record, observer))
                 self._prepare(record, driven, observer)
                 tunnel.close(record)  # of a run before this one
                 if found.state is State.SUSPENDED:
@@ -199,7 +199,8 @@ class VagrantProvider:
             mending.restore_keys(record)  # whoever deleted Vagrant's folder has not deleted the machine
             if layout.vagrantfile(record).exists() and (layout.root(record) / ".vagrant").exists():
                 mending.adopt(record, observer)
-                Driven(record, observer).destroy()
+                with mending.hold_common(record, observer):
+                    Driven(record, observer).destroy()
             elif looking.vagrant_id(record):
                 raise MachineError(
                     f"the Vagrantfile of machine `{record.name}` is gone, and Vagrant cannot remove it without",

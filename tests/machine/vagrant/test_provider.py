@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,18 +122,13 @@ def test_vagrant_s_words_become_stages() -> None:
     assert tape.notes == []
 
 
-def test_a_box_goes_to_libvirt_for_one_machine_at_a_time(record: Record) -> None:
-    mending.prepare(record, "", box="mlvm/x-1", digest="")
-    other = replace(record, name="other")
-    with mending.hold_box(record, SILENT):
-        mending.prepare(other, "", box="mlvm/y-1", digest="")
-        with mending.hold_box(other, SILENT):  # another box is no matter of theirs
-            pass
-        with (
-            pytest.raises(BlockingIOError),
-            files.hold(record.home.machines / ".holds" / ".box-mlvm-x-1", wait=False),
-        ):
-            pass
+def test_machines_begin_and_end_one_after_the_other(record: Record) -> None:
+    with (
+        mending.hold_common(record, SILENT),
+        pytest.raises(BlockingIOError),
+        files.hold(record.home.machines / ".holds" / ".vagrant", wait=False),
+    ):
+        pass
 
 
 def test_disks_go_to_the_pool_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def labs(chain_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield [Lab(project=project, record=one, provider=VagrantProvider()) for one in records if one]
         finally:
             for name in NAMES:
-                mlvm(chain_home, "destroy", name, "--yes").wait()
+                mlvm(chain_home, "destroy", name, "--yes").communicate()
             domain.drop_cut_short(vagrantfile.box_name(lock), size=1 << 60)
 
 
