@@ -14,4 +14,5 @@ PARTS = {
     "share": "benchmarks.share:measure",
     "attach": "benchmarks.attach:measure",
     "export": "benchmarks.export:measure",
+    "vagrant": "benchmarks.vagrant:measure",
 }

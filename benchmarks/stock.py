@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -90,14 +91,10 @@ class Stock:
         """Boot the disk, changes thrown away, and run a cell in a kernel reached by ssh."""
         with ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            ssh_port, *local = free_ports(6)
+            (ssh_port,) = free_ports(1)
             clock = Clock()
             qemu = stack.enter_context(subprocess.Popen(self._command(ssh_port, scratch / "console.log")))
             stack.callback(qemu.kill)
-            remote = dict(zip(PORTS, range(50001, 50006), strict=True))
-            path, connection = write_connection_file(
-                str(scratch / "remote.json"), ip="127.0.0.1", key=os.urandom(16).hex().encode(), **remote
-            )
             ssh = self._ssh(ssh_port)
             while subprocess.run([*ssh, "true"], capture_output=True, check=False).returncode:
                 if qemu.poll() is not None or time.monotonic() - clock.began > DEADLINE:
@@ -105,20 +102,7 @@ class Stock:
                 time.sleep(0.1)
             clock.mark("reachable", qemu.pid)
             clock.seconds["guest"] = self._guest_seconds(ssh)
-            tunnels = [w for here, there in zip(local, remote.values(), strict=True)
-                       for w in ("-L", f"127.0.0.1:{here}:127.0.0.1:{there}")]  # fmt: skip
-            file = "/run/kernel.json"
-            start = f"umask 077; cat > {file} && exec /opt/venv/bin/python -m ipykernel_launcher -f {file}"
-            with Path(path).open("rb") as content:
-                kernel = subprocess.Popen(
-                    [*ssh[:-1], *tunnels, ssh[-1], start],
-                    stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            stack.callback(kernel.kill)
-            client = BlockingKernelClient()
-            ports = dict(zip(PORTS, local, strict=True))
-            client.load_connection_info({**connection, **ports})
-            first_cell(client, kernel.poll)
+            cell_by_ssh(stack, scratch, ssh)
             clock.mark("cell", qemu.pid)
             return clock.seconds
 
@@ -161,6 +145,26 @@ class Stock:
             f"-netdev user,id=n,hostfwd=tcp:127.0.0.1:{ssh_port}-:22 -device virtio-net-pci,netdev=n,romfile= "
             f"-serial file:{console}"
         )
+
+
+def cell_by_ssh(stack: ExitStack, scratch: Path, ssh: Sequence[str]) -> None:
+    """Start the venv's kernel by one ssh, through which its ports come, and run the first cell in it."""
+    local, remote = free_ports(len(PORTS)), dict(zip(PORTS, range(50001, 50006), strict=True))
+    path, connection = write_connection_file(
+        str(scratch / "remote.json"), ip="127.0.0.1", key=os.urandom(16).hex().encode(), **remote
+    )
+    tunnels = [word for here, there in zip(local, remote.values(), strict=True)
+               for word in ("-L", f"127.0.0.1:{here}:127.0.0.1:{there}")]  # fmt: skip
+    start = "umask 077; cat > kernel.json && exec /opt/venv/bin/python -m ipykernel_launcher -f kernel.json"
+    with Path(path).open("rb") as content:
+        kernel = subprocess.Popen(
+            [*ssh[:-1], *tunnels, ssh[-1], start],
+            stdin=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    stack.callback(kernel.kill)
+    client = BlockingKernelClient()
+    client.load_connection_info({**connection, **dict(zip(PORTS, local, strict=True))})
+    first_cell(client, kernel.poll)
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,10 +1,13 @@
-# check_config.rb FOLDER PROVIDER: what Vagrant's own configuration classes say of a Vagrantfile for a provider that
-# cannot run here (`vagrant validate` looks at the provider in use only). Prints the complaints as JSON.
+# check_config.rb FOLDER PROVIDER [FOLDER PROVIDER...]: what the configuration classes of Vagrant and its plugins say of
+# each Vagrantfile for a provider that cannot run here (`vagrant validate` looks at the provider in use only). Prints a
+# list of complaints for each pair, as JSON.
+#
+# Plugins that cannot be installed here have no class to ask: of those, plugin_settings.json has the names that theirs
+# takes, and nothing tells whether a value is right.
 require "json"
 require "tmpdir"
 require "vagrant"
-
-folder, provider = ARGV[0], ARGV[1].to_sym
+require "vagrant-libvirt"
 
 # Usable everywhere, since nothing is asked of it.
 class Nowhere < Vagrant.plugin("2", :provider)
@@ -14,15 +17,30 @@ class Nowhere < Vagrant.plugin("2", :provider)
   def state = Vagrant::MachineState.new(:not_created, "", "")
 end
 
-known = Vagrant.plugin("2").manager.provider_configs.to_hash.keys
-abort "Vagrant knows no settings of #{provider}, but of #{known}" unless known.include?(provider)
-environment = Vagrant::Environment.new(cwd: folder, ui_class: Vagrant::UI::Silent)
-settings = environment.vagrantfile.machine_config(:default, provider, nil, nil, false)[:config]
-complaints = Dir.mktmpdir do |data|
-  machine = Vagrant::Machine.new(
-    :default, provider, Nowhere, settings.vm.get_provider_config(provider), {}, settings,
-    Pathname.new(data), nil, environment, environment.vagrantfile
-  )
-  settings.validate(machine).reject { |_, found| found.empty? }
+JSON.parse(File.read(File.join(__dir__, "plugin_settings.json"))).each do |provider, told|
+  named = Class.new(Vagrant.plugin("2", :config)) do
+    attr_accessor(*told["settings"])
+    define_method(:initialize) { @vmx = {} }
+    define_method(:validate) { |_machine| { "settings" => _detected_errors } }
+  end
+  Class.new(Vagrant.plugin("2")) do
+    name "names of #{provider}"
+    config(provider.to_sym, :provider) { named }
+  end
 end
-puts JSON.generate(complaints)
+
+def complaints(folder, provider)
+  known = Vagrant.plugin("2").manager.provider_configs.to_hash.keys
+  abort "Vagrant knows no settings of #{provider}, but of #{known}" unless known.include?(provider)
+  environment = Vagrant::Environment.new(cwd: folder, ui_class: Vagrant::UI::Silent)
+  settings = environment.vagrantfile.machine_config(:default, provider, nil, nil, false)[:config]
+  Dir.mktmpdir do |data|
+    machine = Vagrant::Machine.new(
+      :default, provider, Nowhere, settings.vm.get_provider_config(provider), {}, settings,
+      Pathname.new(data), nil, environment, environment.vagrantfile
+    )
+    settings.validate(machine).values.flatten
+  end
+end
+
+puts JSON.generate(ARGV.each_slice(2).map { |folder, provider| complaints(folder, provider.to_sym) })

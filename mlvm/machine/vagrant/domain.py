@@ -14,7 +14,6 @@ from mlvm.errors import MachineError, ProgramError
 
 #: Seconds that libvirt may take; it may be starting.
 ANSWER = 20.0
-POOL = "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +30,11 @@ class Domain:
 def address() -> str:
     """Return the address of libvirt that Vagrant would use."""
     return os.environ.get("LIBVIRT_DEFAULT_URI") or "qemu:///system"
+
+
+def pool() -> str:
+    """Return the name of the storage pool that the Vagrantfile has the disks put into."""
+    return os.environ.get("MLVM_LIBVIRT_POOL") or "default"
 
 
 def answers() -> bool:
@@ -84,18 +88,18 @@ def drop_cut_short(box: str, *, size: int) -> str:
 
     A disk that was full while the plugin copied the box leaves such a one, under the right name.
     """
-    listed = process.run(_virsh("vol-list", POOL), check=False, timeout=ANSWER, env=_plain())
+    listed = process.run(_virsh("vol-list", pool()), check=False, timeout=ANSWER, env=_plain())
     prefix = box.replace("/", "-VAGRANTSLASH-") + "_vagrant_box_image_"
     for line in listed.stdout.decode(errors="replace").splitlines():
         name = line.split()[0] if line.split() else ""
         if not name.startswith(prefix):
             continue
         told = process.run(
-            _virsh("vol-dumpxml", name, POOL), check=False, timeout=ANSWER, env=_plain()
+            _virsh("vol-dumpxml", name, pool()), check=False, timeout=ANSWER, env=_plain()
         ).stdout.decode(errors="replace")
         there = re.search(r"<physical unit='bytes'>(\d+)</physical>", told)
         if there and int(there[1]) < size:
-            process.run(_virsh("vol-delete", name, POOL), check=False, timeout=ANSWER, env=_plain())
+            process.run(_virsh("vol-delete", name, pool()), check=False, timeout=ANSWER, env=_plain())
             return name
     return ""
 
@@ -114,9 +118,13 @@ def snapshots(uuid: str) -> list[tuple[str, float]]:
     return found
 
 
-def forget_saved(uuid: str) -> None:
-    """Forget the saved state of a domain, if it has one."""
-    process.run(_virsh("managedsave-remove", uuid), check=False, timeout=ANSWER, env=_plain())
+def forget_saved(uuid: str) -> bool:
+    """Forget the saved state of a domain that is off; return whether it is off then."""
+    found = find(uuid)
+    if found is None or found.run or not found.saved:
+        return False
+    done = process.run(_virsh("managedsave-remove", uuid), check=False, timeout=ANSWER, env=_plain())
+    return done.returncode == 0
 
 
 def _virsh(*words: str) -> list[str]:

@@ -8,8 +8,8 @@ and half a box in libvirt's pool.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlvm import files
@@ -39,6 +39,21 @@ def box(record: Record) -> tuple[str, str]:
             f"nothing says which box machine `{record.name}` is made from",
             hint="mlvm up --provider vagrant, which writes it anew",
         ) from None
+
+
+@contextmanager
+def hold_common(record: Record, observer: Observer) -> Iterator[None]:
+    """Keep other machines from what all have in common, while one begins or ends: the box's volume, the network.
+
+    The plugin takes whatever volume has the box's name, also one that another Vagrant is still writing; and who ends
+    takes the network away from who has not quite begun.
+    """
+
+    def waiting() -> None:
+        observer.note("another machine of Vagrant's begins or ends just now; waiting for it")
+
+    with files.hold(record.home.machines / ".holds" / ".vagrant", waiting=waiting):
+        yield
 
 
 def keep_keys(record: Record) -> None:

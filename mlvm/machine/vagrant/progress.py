@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 
 from mlvm.events import Observer
 from mlvm.machine.vagrant.said import parse
@@ -20,10 +21,14 @@ _USUAL = re.compile(r"No version detected for")
 
 
 class Stages:
-    """Hears Vagrant line by line and tells an observer; `lines` are all of them."""
+    """Hears Vagrant line by line and tells an observer; `lines` are all of them.
 
-    def __init__(self, observer: Observer) -> None:
+    `entered` is told each stage's name before the observer is.
+    """
+
+    def __init__(self, observer: Observer, entered: Callable[[str], object] = lambda _: None) -> None:
         self._observer = observer
+        self._entered = entered
         self._stage = ""
         self._began = 0.0
         self.lines: list[str] = []
@@ -54,4 +59,5 @@ class Stages:
         if stage != self._stage:
             self.finish()
             self._stage, self._began = stage, time.monotonic()
+            self._entered(stage)
             self._observer.stage_started(stage, detail)

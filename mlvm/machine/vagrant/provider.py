@@ -1,21 +1,18 @@
 """The provider `vagrant`: machines that Vagrant makes and keeps, on whatever hypervisor it knows.
 
-Vagrant is slow to start (Ruby), so it is asked once an action, and not at all where a file of its own and libvirt's
-answer will do. python-vagrant makes its command lines and reads its answers; what runs them is ours, because it throws
-away why something failed, shows no progress and cannot be interrupted.
+Vagrant is slow to start (Ruby), so it is asked once an action (`driven`), and not at all where a file of its own and
+libvirt's answer will do (`looking`). What it would stumble over is put right before (`mending`).
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from mlvm import files, process
+from mlvm import files
 from mlvm.errors import GuestError, MachineError, MlvmError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.image.document import Image
@@ -25,75 +22,11 @@ from mlvm.machine.holding import hold
 from mlvm.machine.provider import Condition, Limits, Snapshot, State
 from mlvm.machine.record import Record
 from mlvm.machine.usage import MEMINFO, NETWORK, PATIENCE, Usage, guest_memory, guest_network
-from mlvm.machine.vagrant import domain, inside, layout, looking, mending, reasons, said, tunnel
-from mlvm.machine.vagrant.progress import Stages
+from mlvm.machine.vagrant import domain, inside, layout, looking, mending, reasons, tunnel
+from mlvm.machine.vagrant.driven import Driven
 
-# It complains when it is imported where there is no Vagrant; we do when one is needed.
-logging.getLogger("vagrant").addHandler(logging.NullHandler())
-import vagrant  # noqa: E402, TID251  (here and nowhere else)
-
-#: Seconds that a question to Vagrant may take: it waits while another Vagrant boots a machine.
-QUESTION = 120.0
 #: Seconds a guest has to shut down by itself before Vagrant is asked to see to it.
 SHUTDOWN = 90.0
-#: What in a person's environment would lead Vagrant elsewhere.
-_ASTRAY = ("VAGRANT_CWD", "VAGRANT_DOTFILE_PATH", "VAGRANT_VAGRANTFILE", "VAGRANT_FORCE_COLOR", "VAGRANT_LOG")
-
-
-class Driven(vagrant.Vagrant):  # type: ignore[misc]
-    """python-vagrant's commands and parsers, run through our own door: with progress, reasons and Ctrl-C."""
-
-    def __init__(self, record: Record, observer: Observer) -> None:
-        kept = {name: value for name, value in os.environ.items() if name not in _ASTRAY}
-        self._record = record
-        self._observer = observer
-        self._hypervisor = layout.hypervisor(record)
-        more = {"VAGRANT_DEFAULT_PROVIDER": self._hypervisor, "VAGRANT_CHECKPOINT_DISABLE": "1"}
-        super().__init__(root=str(layout.root(record)), env={**kept, **more})
-
-    def _make_vagrant_command(self, args: Sequence[str | None]) -> list[str]:
-        return [process.require_program("vagrant"), *(word for word in args if word is not None)]
-
-    def _call_vagrant_command(self, args: Sequence[str | None]) -> None:
-        """Run a command to its end, telling of its stages. Raises what `reasons` makes of a failure."""
-        stages = Stages(self._observer)
-        command = self._make_vagrant_command(["--machine-readable", *args])
-        code = process.follow(command, heard=stages.hear, env=self.env, cwd=layout.root(self._record))
-        if code != 0:
-            raise self._failed(args, stages.lines)
-        stages.finish()
-
-    def _run_vagrant_command(self, args: Sequence[str | None]) -> str:
-        """Ask something and return the answer. Raises what `reasons` makes of a failure."""
-        done = process.run(
-            self._make_vagrant_command(args),
-            env=self.env,
-            cwd=layout.root(self._record),
-            check=False,
-            timeout=QUESTION,
-        )
-        text = done.stdout.decode(errors="replace")
-        if done.returncode != 0:
-            raise self._failed(args, [*text.splitlines(), *done.stderr.decode(errors="replace").splitlines()])
-        return text
-
-    def take_box(self, name: str, digest: str) -> None:
-        """Add the box that lies ready, if Vagrant finds the digest that it must have."""
-        box = layout.box_file(self._record)
-        self._call_vagrant_command(
-            ["box", "add", "--force", "--name", name, "--provider", self._hypervisor,
-             "--checksum-type", "sha256", "--checksum", digest, f"file://{box}"]
-        )  # fmt: skip
-
-    def state_word(self) -> str:
-        """Return Vagrant's word for the machine's state."""
-        return next((str(one.state) for one in self.status() if one.name == layout.MACHINE), "unknown")
-
-    def _failed(self, args: Sequence[str | None], lines: Sequence[str]) -> MlvmError:
-        verb = " ".join(word for word in args[:2] if word and not word.startswith("-"))
-        return reasons.explained(
-            said.failure(lines), name=self._record.name, hypervisor=self._hypervisor, verb=verb
-        )
 
 
 class VagrantProvider:
@@ -135,13 +68,24 @@ class VagrantProvider:
                 observer.note(f"machine `{record.name}`: {reason}")
             if found.state in (State.ABSENT, State.BROKEN):
                 raise _cannot(record, "start", found)
-            driven = Driven(record, observer)
-            self._prepare(record, driven, observer)
-            tunnel.close(record)  # of a run before this one
-            if found.state is State.SUSPENDED:
-                driven.resume()
-            else:
-                self._up(record, driven)
+            if not layout.vagrantfile(record).exists():
+                raise MachineError(
+                    f"machine `{record.name}` has no Vagrantfile yet", hint="mlvm up --provider vagrant"
+                )
+            with ExitStack() as beginning:
+
+                def entered(stage: str) -> None:
+                    if stage == "guest kernel":  # it runs, and is in nobody's way while it boots
+                        beginning.close()
+
+                driven = Driven(record, observer, entered=entered)
+                beginning.enter_context(mending.hold_common(record, observer))
+                self._prepare(record, driven, observer)
+                tunnel.close(record)  # of a run before this one
+                if found.state is State.SUSPENDED:
+                    driven.resume()
+                else:
+                    self._up(record, driven)
             return self._introduce(record, driven, observer)
 
     def has_warm(self, record: Record, image: Image) -> bool:
@@ -174,11 +118,8 @@ class VagrantProvider:
             found = self.state(record)
             if found.state in (State.RUNNING, State.STARTING, State.SUSPENDED):
                 layout.ready_file(record).unlink(missing_ok=True)
-                suspended = found.state is State.SUSPENDED
-                if found.state is not State.RUNNING or not self._powered_off(record):
-                    Driven(record, observer).halt(force=suspended)
-                if suspended and layout.hypervisor(record) == "libvirt":
-                    domain.forget_saved(looking.vagrant_id(record))
+                if not self._is_off(record, found.state):
+                    Driven(record, observer).halt(force=found.state is State.SUSPENDED)
             tunnel.close(record)
             tunnel.forget(record)
 
@@ -258,7 +199,8 @@ class VagrantProvider:
             mending.restore_keys(record)  # whoever deleted Vagrant's folder has not deleted the machine
             if layout.vagrantfile(record).exists() and (layout.root(record) / ".vagrant").exists():
                 mending.adopt(record, observer)
-                Driven(record, observer).destroy()
+                with mending.hold_common(record, observer):
+                    Driven(record, observer).destroy()
             elif looking.vagrant_id(record):
                 raise MachineError(
                     f"the Vagrantfile of machine `{record.name}` is gone, and Vagrant cannot remove it without",
@@ -288,10 +230,6 @@ class VagrantProvider:
 
     def _prepare(self, record: Record, driven: Driven, observer: Observer) -> None:
         """Have Vagrant know the box and its own machine. Raises MachineError."""
-        if not layout.vagrantfile(record).exists():
-            raise MachineError(
-                f"machine `{record.name}` has no Vagrantfile yet", hint="mlvm up --provider vagrant"
-            )
         mending.restore_keys(record)
         name, digest = mending.box(record)
         if layout.box_file(record).exists():
@@ -309,7 +247,7 @@ class VagrantProvider:
                 raise MachineError(
                     "there is no room for the box where libvirt keeps disks",
                     details=f"{failed.details}\nhalf of it was copied, and removed again: {half}".strip(),
-                    hint=f"make room (`virsh pool-info default`), then `mlvm up --name {record.name}`",
+                    hint=f"make room (`virsh pool-info {domain.pool()}`), then `mlvm up --name {record.name}`",
                 ) from None
             raise
 
@@ -341,9 +279,16 @@ class VagrantProvider:
             return self._settle(record, observer)
         return guest
 
-    def _powered_off(self, record: Record) -> bool:
-        """Have the guest shut itself down; return whether it did, which only libvirt can tell without Vagrant."""
+    def _is_off(self, record: Record, state: State) -> bool:
+        """Have a running guest shut itself down, and libvirt forget what it saved of a suspended one.
+
+        Returns whether that was all, which only libvirt can tell without Vagrant.
+        """
         if layout.hypervisor(record) != "libvirt":
+            return False
+        if state is State.SUSPENDED:
+            return domain.forget_saved(looking.vagrant_id(record))
+        if state is not State.RUNNING:
             return False
         with suppress(MlvmError):
             tunnel.ensure(record)

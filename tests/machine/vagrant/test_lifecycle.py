@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -20,46 +19,23 @@ import pytest
 from fakes import TapeObserver
 from nbclient import NotebookClient
 
+from machine.vagrant.lab import Lab
 from mlvm import files
 from mlvm.box import vagrantfile
 from mlvm.errors import MachineError, MlvmError
 from mlvm.events import SILENT
 from mlvm.kernel import kernelspec
 from mlvm.machine.provider import State
-from mlvm.machine.record import Record
 from mlvm.machine.vagrant import domain, layout, looking, tunnel
 from mlvm.machine.vagrant.provider import VagrantProvider
 from mlvm.paths import Home, shipped
 from mlvm.project import Project
 
-pytestmark = [pytest.mark.vagrant, pytest.mark.heavy, pytest.mark.network]
+#: `boot`, because what runs the guest's instructions is tried by booting one.
+pytestmark = [pytest.mark.vagrant, pytest.mark.boot, pytest.mark.heavy, pytest.mark.network]
 
 BOX, NAME = "python-3.11", "driven"
 ROOT = Path(__file__).parents[3]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lab:
-    """A machine, and what it needs to be started again."""
-
-    project: Project
-    record: Record
-    provider: VagrantProvider
-    stages: list[str]
-
-    @property
-    def state(self) -> State:
-        return self.provider.state(self.record).state
-
-    def up(self) -> TapeObserver:
-        tape = TapeObserver()
-        self.project.up(NAME, frozen=True, observer=tape)
-        return tape
-
-    def says(self, *command: str) -> str:
-        done = self.provider.guest(self.record).run(command, timeout=120)
-        assert done.code == 0, done.stderr
-        return done.stdout.decode().strip()
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +163,14 @@ def test_a_suspended_machine_goes_on_where_it_was_with_the_right_time(lab: Lab) 
     lab.up()
     assert lab.says("ps", "-o", "comm=", "-p", pid) == "sleep"
     assert abs(float(lab.says("date", "+%s.%N")) - time.time()) < 10
+
+
+def test_a_suspended_machine_can_be_stopped(lab: Lab) -> None:
+    lab.provider.suspend(lab.record, observer=SILENT)
+    lab.provider.stop(lab.record, observer=SILENT)
+    assert lab.state is State.STOPPED
+    lab.up()
+    assert lab.says("hostname") == NAME
 
 
 def test_it_goes_back_to_a_snapshot(lab: Lab) -> None:

@@ -271,3 +271,15 @@ def test_machines_of_one_name_in_two_homes_have_two_domains(record: Record, tmp_
     other_home = Home(data=tmp_path / "other", cache=tmp_path / "cache", runtime=tmp_path / "run")
     other = Record(name="lab", provider="vagrant", image_id="0" * 64, project="/x", home=other_home)
     assert layout.domain(record) != layout.domain(other)
+
+
+def test_a_saved_domain_is_off_once_that_is_forgotten(virsh: Virsh) -> None:
+    log = virsh(dominfo=text("saved"), managedsave_remove="Removed managedsave image for domain")
+    assert domain.forget_saved(UUID)
+    assert f"managedsave-remove {UUID}" in log.read_text()
+
+
+def test_a_domain_that_is_paused_has_nothing_to_forget(virsh: Virsh) -> None:
+    log = virsh(dominfo=text("running").replace("running", "paused"))
+    assert not domain.forget_saved(UUID)
+    assert "managedsave-remove" not in log.read_text()

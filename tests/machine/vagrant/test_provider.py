@@ -17,7 +17,7 @@ from mlvm.machine import record as records
 from mlvm.machine import table
 from mlvm.machine.provider import Limits, State
 from mlvm.machine.record import Record
-from mlvm.machine.vagrant import layout, mending, provider
+from mlvm.machine.vagrant import domain, layout, mending, provider
 from mlvm.machine.vagrant.progress import Stages
 from mlvm.machine.vagrant.provider import Driven, VagrantProvider
 from mlvm.paths import Home
@@ -114,11 +114,27 @@ def test_a_person_s_own_settings_do_not_lead_vagrant_astray(
 
 def test_vagrant_s_words_become_stages() -> None:
     tape = TapeObserver()
-    stages = Stages(tape)
+    entered: list[str] = []
+    stages = Stages(tape, entered.append)
     for line in (DATA / "up.log").read_text().splitlines():
         stages.hear(line)
-    assert tape.stages == ["box", "firmware", "guest kernel"]
+    assert tape.stages == entered == ["box", "firmware", "guest kernel"]
     assert tape.notes == []
+
+
+def test_machines_begin_and_end_one_after_the_other(record: Record) -> None:
+    with (
+        mending.hold_common(record, SILENT),
+        pytest.raises(BlockingIOError),
+        files.hold(record.home.machines / ".holds" / ".vagrant", wait=False),
+    ):
+        pass
+
+
+def test_disks_go_to_the_pool_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert domain.pool() == "default"
+    monkeypatch.setenv("MLVM_LIBVIRT_POOL", "large")
+    assert domain.pool() == "large"
 
 
 @pytest.mark.vagrant
