@@ -110,12 +110,14 @@ class Project:
         """
         from mlvm.lock.resolve import resolve  # noqa: PLC0415
         from mlvm.lock.text import dumps  # noqa: PLC0415
+        from mlvm.wheels.making import Making  # noqa: PLC0415
 
         spec, old = self.spec(), self.lock()
         for note in spec.notes:
             observer.note(note)
         with stage(observer, "lock", spec.name):
-            new = resolve(spec, home=self.home, observer=observer, previous=old, upgrade=upgrade)
+            maker = Making(home=self.home, observer=observer)
+            new = resolve(spec, home=self.home, observer=observer, previous=old, upgrade=upgrade, maker=maker)
         from mlvm.files import write_whole  # noqa: PLC0415
 
         write_whole(self.lock_path, dumps(new))
@@ -146,9 +148,17 @@ class Project:
         from mlvm.image.store import Store  # noqa: PLC0415
 
         lock = self.fresh_lock(frozen=frozen, observer=observer)
+        self.provide_wheels(lock, observer=observer)
         image = build(lock, home=self.home, observer=observer)
         Store(self.home).register_project(lock.name, self.folder, image.id)
         return image
+
+    def provide_wheels(self, lock: Lock, *, observer: Observer = SILENT) -> None:
+        """Build the wheels of a lock that come from sources, where they are not in the store."""
+        if lock.builds:
+            from mlvm.wheels.making import provide  # noqa: PLC0415
+
+            provide(lock, home=self.home, observer=observer)
 
     def export_box(
         self,

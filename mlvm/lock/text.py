@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tomli_w
-from packaging.pylock import Package, Pylock, PylockValidationError
+from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock, PylockValidationError
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
@@ -26,6 +26,7 @@ from mlvm.lock.document import (
     LOCK_VERSION,
     Archive,
     BoxPin,
+    Build,
     CudaRecord,
     DebianPackage,
     ImageRecord,
@@ -65,6 +66,7 @@ PUBLISHED = Form(
 )
 PROVIDER = Form(re.compile(r"[a-z0-9][a-z0-9_]*"), "one of Vagrant's providers")
 APT = Form(re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"), "a Debian package such as git")
+PROJECT_NAME = Form(re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"), "a normalised name such as scikit-learn")
 DEB_VERSION = Form(re.compile(r"(?:[0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*"), "a Debian version")
 #: Stays below its archive: no way up, no absolute path, nothing that a URL would read in another way.
 POOL_PATH = Form(re.compile(r"pool(?:/(?!\.)[A-Za-z0-9+._~-]+)+\.deb"), "a path in a Debian pool")
@@ -91,6 +93,8 @@ def dumps(lock: Lock) -> str:
         {**asdict(archive), "components": list(archive.components)} for archive in lock.archives
     ]
     document["python"] = lock.python.to_dict()
+    if lock.builds:
+        document["builds"] = [{"name": one.name, "requires": one.requires.to_dict()} for one in lock.builds]
     for name in LISTS:
         if getattr(lock, name) or name not in OPTIONAL:
             document[name] = [asdict(package) for package in getattr(lock, name)]
@@ -218,7 +222,7 @@ def _read(document: _Table) -> Lock:
     archives = tuple(_archive(table) for table in document.tables("archives"))
     there = [key for key in LISTS if key not in OPTIONAL or key in document.content]
     lists = {key: tuple(_package(table) for table in document.tables(key)) for key in there}
-    python = _python(document)
+    python = _pylock(document, "python", built=True)
     lock = Lock(
         name=document.text("name", BOX_NAME),
         inputs=_inputs(document.table("inputs")),
@@ -233,6 +237,9 @@ def _read(document: _Table) -> Lock:
         interpreter=_interpreter(document.table("interpreter"))
         if "interpreter" in document.content
         else None,
+        builds=tuple(_build(table) for table in document.tables("builds"))
+        if "builds" in document.content
+        else (),
     )
     document.close()
     if not document.complaints:
@@ -254,6 +261,8 @@ def _inputs(table: _Table) -> dict[str, object]:
     }
     if "apt" in table.content:
         found["apt"] = list(table.texts("apt", APT))
+    if "sdists" in table.content:
+        found["sdists"] = list(table.texts("sdists", PROJECT_NAME))
     if "index" in table.content:
         places = table.table("index")
         found["index"] = {name: places.text(name, URL) for name in places.content}
@@ -354,20 +363,26 @@ def _published(document: _Table) -> tuple[BoxPin, ...]:
     return tuple(pins)
 
 
-def _python(document: _Table) -> Pylock:
-    found = document.table("python")
+def _build(table: _Table) -> Build:
+    build = Build(name=table.text("name", PROJECT_NAME), requires=_pylock(table, "requires"))
+    table.close()
+    return build
+
+
+def _pylock(document: _Table, key: str, *, built: bool = False) -> Pylock:
+    """Return a PEP 751 document in a table; where `built`, its wheels may come out of sdists."""
+    found, path = document.table(key), f"{document.path}{key}"
     try:
         pylock = Pylock.from_dict(found.content)
     except PylockValidationError as wrong:
-        path = f"python.{wrong.context}" if wrong.context else "python"
-        document.complaints.append(f"{path}: {wrong.message}")
+        document.complaints.append(f"{path}.{wrong.context}: ".replace(".None: ", ": ") + wrong.message)
         return Pylock(lock_version=Version("1.0"), created_by="mlvm", packages=[])
-    document.complaints += _unknown_keys(found.content, pylock.to_dict(), "python")
+    document.complaints += _unknown_keys(found.content, pylock.to_dict(), path)
     for index, package in enumerate(pylock.packages):
-        document.complaints += _wheel_complaints(package, f"python.packages[{index}]")
+        document.complaints += _wheel_complaints(package, f"{path}.packages[{index}]", built=built)
     names = [package.name for package in pylock.packages]
     if names != sorted(set(names)):
-        document.complaints.append("python.packages: names must be sorted, and each there once")
+        document.complaints.append(f"{path}.packages: names must be sorted, and each there once")
     return pylock
 
 
@@ -388,17 +403,34 @@ def _unknown_keys(found: object, understood: object, path: str) -> list[str]:
     return []
 
 
-def _wheel_complaints(package: Package, path: str) -> list[str]:
+def _wheel_complaints(package: Package, path: str, *, built: bool) -> list[str]:
     """Say what keeps a package from being one wheel with one digest at one place; `packaging` checked its name."""
     wheels = package.wheels or ()
-    if len(wheels) != 1 or package.sdist or package.vcs or package.directory or package.archive:
+    sdist = package.sdist if built else None
+    if (
+        len(wheels) != 1
+        or (package.sdist and not built)
+        or package.vcs
+        or package.directory
+        or package.archive
+    ):
         return [f"{path}: exactly one wheel is wanted"]
-    table = _Table({"url": wheels[0].url, **wheels[0].hashes}, f"{path}.wheels[0].", [])
-    table.text("url", URL)
+    lines = _file_complaints(sdist, f"{path}.sdist") if sdist else []
+    return lines + _file_complaints(wheels[0], f"{path}.wheels[0]", here=sdist is not None)
+
+
+def _file_complaints(file: PackageWheel | PackageSdist, path: str, *, here: bool = False) -> list[str]:
+    """Say what a file lacks of a place and a digest; one that was built `here` has its bare name for a place."""
+    table = _Table({"url": file.url, "path": file.path, **file.hashes}, f"{path}.", [])
+    if here:
+        if file.path != file.filename or file.url is not None:
+            table.complain("path", "the bare name of a wheel that is built", file.url or file.path)
+    else:
+        table.text("url", URL)
+    if not here and file.path is not None:
+        table.complaints.append(f"{path}.path: unknown key")
     table.path += "hashes."
     table.text("sha256", SHA256)
-    if wheels[0].path is not None:
-        table.complaints.append(f"{path}.wheels[0].path: unknown key")
     return table.complaints
 
 
@@ -419,6 +451,11 @@ def _cross_check(lock: Lock) -> list[str]:
         )
     elif lock.interpreter and not f"{lock.interpreter.version}.".startswith(f"{python.rstrip('t')}."):
         complaints.append(f"interpreter: {lock.interpreter.version} is not Python {python}")
+    built = [str(package.name) for package in lock.python.packages if package.sdist]
+    if built != [build.name for build in lock.builds]:
+        complaints.append(
+            f"builds: wanted for {', '.join(built) or 'nothing'}, which have an sdist in `python`"
+        )
     if lock.guest_kernel not in {package.name for package in lock.boot}:
         complaints.append(f"guest-kernel: `{lock.guest_kernel}` is not among the packages of boot")
     return complaints

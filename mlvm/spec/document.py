@@ -106,7 +106,8 @@ class Spec:
     """A whole `mlvm.yaml`, with its template already applied and its requirements file already read.
 
     `packages` are PEP 508 requirement strings, normalised by `packaging`, in the order written; `index` is where some
-    of them come from instead of PyPI, by normalised name. `network` is "user" (the guest reaches out, nothing reaches
+    of them come from instead of PyPI, by normalised name; `sdists` names (normalised, sorted) those that are built from
+    their sources. `network` is "user" (the guest reaches out, nothing reaches
     in) or "none". `machines` are there instead of a single one when there are any; each is called NAME-MEMBER. `share`
     is None when nothing is said of it, which is not the same as nothing to share. `notes` are lines for a person about
     what was read
@@ -118,6 +119,7 @@ class Spec:
     python: str = "3.11"
     packages: tuple[str, ...] = ()
     index: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sdists: tuple[str, ...] = ()
     apt: tuple[str, ...] = ()
     cuda: CudaWish | None = None
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -153,6 +155,8 @@ class Spec:
         }
         if self.index:
             inputs["index"] = dict(self.index)
+        if self.sdists:
+            inputs["sdists"] = list(self.sdists)
         if self.apt:
             inputs["apt"] = list(self.apt)
         if self.cuda is not None:

@@ -175,6 +175,7 @@ def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
             "machine": machines.shape_of(values.get("machine", {})),
             "machines": machines.members_of(values.get("machines", {}), values.get("machine", {})),
             "index": MappingProxyType(dict(values.get("index", {}))),
+            "sdists": tuple(sorted(map(canonicalize_name, values.get("sdists", ())))),
             "env": MappingProxyType(dict(values.get("env", {}))),
             "notes": tuple(report.notes),
             "path": path,
