@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlvm.lock.document import Lock
     from mlvm.machine.record import Record
     from mlvm.machine.unchanged import Known
-    from mlvm.spec.document import Spec
+    from mlvm.spec.document import SharedFolder, Spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,7 +244,9 @@ class Project:
         check_same(record, run_by)
         provider = provider_for(record, warm=warm)
         state = provider.state(record).state
-        if provider.shares_folders:
+        if not provider.shares_folders:
+            _refuse_editable(known.share, provider.name)
+        else:
             working = state in WORKING
             want(record, known.share, here, working=working, kernel=False, observer=observer)
         if provider.name == "vagrant" and state is not State.RUNNING:
@@ -358,6 +360,18 @@ class Project:
         provider = provider_for(record)
         return provider.make_standby(
             record, image, rehearse=lambda machine: rehearse(machine, provider), observer=observer
+        )
+
+
+def _refuse_editable(share: tuple[SharedFolder, ...] | None, provider: str) -> None:
+    """Raise MachineError when a machine would need code that stays on the host, and cannot have it."""
+    from mlvm.spec.document import EDITABLE  # noqa: PLC0415
+
+    places = [one.at for one in share or () if one.at]
+    if names := [place.rpartition("/")[2] for place in places if place.startswith(f"{EDITABLE}/")]:
+        raise MachineError(
+            f"machines of {provider} have no folders of the host, and the code of `{names[0]}` is in one",
+            hint="mlvm up --provider qemu, or take it out of `editable`",
         )
 
 

@@ -92,6 +92,7 @@ def resolve(
     _check_scripts(lock, home, observer)
     if spec.sdists:
         lock = _with_sdists(lock, asked, maker)
+    _check_own(spec, lock)
     lock = replace(lock, cuda=cuda.record_of(lock.python, spec, fitting, table))
     return _keep_what_did_not_move(lock, previous)
 
@@ -175,6 +176,16 @@ def _with_sdists(lock: Lock, asked: _Asked, maker: Maker | None) -> Lock:
     return replace(lock, python=python, builds=builds)
 
 
+def _check_own(spec: Spec, lock: Lock) -> None:
+    """A package is the project's or an index's, not both."""
+    locked = {str(package.name) for package in lock.python.packages}
+    if twice := [package.name for package in spec.editable if package.name in locked]:
+        raise ResolveError(
+            f"`{twice[0]}` is in `editable`, and something in the spec needs the one from the index",
+            hint=f"take `{twice[0]}` out of `packages`, or give the project's own another name",
+        )
+
+
 def _fitting(spec: Spec, table: Table, observer: Observer) -> Fit:
     """Return the builds that fit the spec. Raises ResolveError for what cannot work."""
     found = fit(spec, table)
@@ -238,6 +249,7 @@ def _made_of(lock: Lock) -> object:
         lock.boot,
         lock.tools,
         lock.inputs["python"],
+        lock.inputs.get("editable"),
         lock.interpreter,
         wheels,
     )

@@ -67,6 +67,11 @@ PUBLISHED = Form(
 PROVIDER = Form(re.compile(r"[a-z0-9][a-z0-9_]*"), "one of Vagrant's providers")
 APT = Form(re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"), "a Debian package such as git")
 PROJECT_NAME = Form(re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"), "a normalised name such as scikit-learn")
+ENTRY_NAME = Form(re.compile(r"(?!\.\.?$)[A-Za-z0-9_.+-]+"), "a name such as console_scripts")
+ENTRY = Form(
+    re.compile(r"[A-Za-z_][\w.]*(?::[A-Za-z_][\w.]*)?(?: *\[[\w, -]*\])?"),
+    "an object such as package.module:main",
+)
 DEB_VERSION = Form(re.compile(r"(?:[0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*"), "a Debian version")
 #: Stays below its archive: no way up, no absolute path, nothing that a URL would read in another way.
 POOL_PATH = Form(re.compile(r"pool(?:/(?!\.)[A-Za-z0-9+._~-]+)+\.deb"), "a path in a Debian pool")
@@ -263,11 +268,34 @@ def _inputs(table: _Table) -> dict[str, object]:
         found["apt"] = list(table.texts("apt", APT))
     if "sdists" in table.content:
         found["sdists"] = list(table.texts("sdists", PROJECT_NAME))
+    if "editable" in table.content:
+        found["editable"] = [_editable(one) for one in table.tables("editable")]
     if "index" in table.content:
         places = table.table("index")
         found["index"] = {name: places.text(name, URL) for name in places.content}
     if "cuda" in table.content:
         found["cuda"] = _cuda_inputs(table.table("cuda"))
+    table.close()
+    return found
+
+
+def _editable(table: _Table) -> dict[str, object]:
+    """Return a package of the project; its entry points become files and commands in the image."""
+    groups = table.table("entries")
+    entries = {}
+    for group in groups.content:
+        names = groups.table(group)
+        entries[group] = {name: names.text(name, ENTRY) for name in names.content}
+        if not all(ENTRY_NAME.pattern.fullmatch(name) for name in (group, *names.content)):
+            groups.complain(group, f"{ENTRY_NAME.words}, in all of it,", names.content)
+    found: dict[str, object] = {
+        "name": table.text("name", PROJECT_NAME),
+        "version": table.text("version", ENTRY_NAME),
+        "code": "src" if table.get("code") else "",
+        "entries": entries,
+    }
+    if table.get("code") not in ("", "src"):
+        table.complain("code", "`src` or nothing", table.get("code"))
     table.close()
     return found
 

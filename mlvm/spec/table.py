@@ -331,6 +331,15 @@ _FIELDS: dict[str, Field] = {
         text="Packages to build from their sources, in a throw-away machine without network.",
         examples=[["docopt"]],
     ),
+    "editable": Field(
+        shape=ListOf(
+            item=Text(pattern=_below, rule="a folder, relative to the spec", improve=_better_folder),
+            longest=32,
+            same=lambda folder: folder.rstrip("/"),
+        ),
+        text="Folders of the project with a `pyproject.toml`, whose code the machine imports from where it is.",
+        examples=[["."]],
+    ),
     "apt": Field(
         shape=_apt,
         text="Debian packages, `NAME` or `NAME=VERSION`.",

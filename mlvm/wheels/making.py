@@ -26,7 +26,7 @@ from mlvm.errors import BuildError, MlvmError
 from mlvm.events import SILENT, Observer, stage
 from mlvm.image.accounts import USER
 from mlvm.image.build import build as build_image
-from mlvm.image.python_layer import VENV
+from mlvm.image.environment import VENV
 from mlvm.image.sources import checked_blob
 from mlvm.image.store import Store
 from mlvm.image.tree import SOURCE_DATE
