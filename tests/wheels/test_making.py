@@ -147,6 +147,7 @@ def box_with_docopt() -> Lock:
 
 @pytest.mark.boot
 @pytest.mark.network
+@pytest.mark.heavy
 def test_the_wheel_of_a_lock_comes_out_again(chain_home: Home, box_with_docopt: Lock) -> None:
     """That it is there at the end says that it has the digest which the lock gives it."""
     digest = DOCOPT["wheels"][0]["hashes"]["sha256"]
