@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlvm.lock.document import Lock
     from mlvm.machine.record import Record
     from mlvm.machine.unchanged import Known
-    from mlvm.spec.document import Spec
+    from mlvm.spec.document import SharedFolder, Spec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,12 +110,14 @@ class Project:
         """
         from mlvm.lock.resolve import resolve  # noqa: PLC0415
         from mlvm.lock.text import dumps  # noqa: PLC0415
+        from mlvm.wheels.making import Making  # noqa: PLC0415
 
         spec, old = self.spec(), self.lock()
         for note in spec.notes:
             observer.note(note)
         with stage(observer, "lock", spec.name):
-            new = resolve(spec, home=self.home, observer=observer, previous=old, upgrade=upgrade)
+            maker = Making(home=self.home, observer=observer)
+            new = resolve(spec, home=self.home, observer=observer, previous=old, upgrade=upgrade, maker=maker)
         from mlvm.files import write_whole  # noqa: PLC0415
 
         write_whole(self.lock_path, dumps(new))
@@ -146,9 +148,17 @@ class Project:
         from mlvm.image.store import Store  # noqa: PLC0415
 
         lock = self.fresh_lock(frozen=frozen, observer=observer)
+        self.provide_wheels(lock, observer=observer)
         image = build(lock, home=self.home, observer=observer)
         Store(self.home).register_project(lock.name, self.folder, image.id)
         return image
+
+    def provide_wheels(self, lock: Lock, *, observer: Observer = SILENT) -> None:
+        """Build the wheels of a lock that come from sources, where they are not in the store."""
+        if lock.builds:
+            from mlvm.wheels.making import provide  # noqa: PLC0415
+
+            provide(lock, home=self.home, observer=observer)
 
     def export_box(
         self,
@@ -234,7 +244,9 @@ class Project:
         check_same(record, run_by)
         provider = provider_for(record, warm=warm)
         state = provider.state(record).state
-        if provider.shares_folders:
+        if not provider.shares_folders:
+            _refuse_editable(known.share, provider.name)
+        else:
             working = state in WORKING
             want(record, known.share, here, working=working, kernel=False, observer=observer)
         if provider.name == "vagrant" and state is not State.RUNNING:
@@ -348,6 +360,18 @@ class Project:
         provider = provider_for(record)
         return provider.make_standby(
             record, image, rehearse=lambda machine: rehearse(machine, provider), observer=observer
+        )
+
+
+def _refuse_editable(share: tuple[SharedFolder, ...] | None, provider: str) -> None:
+    """Raise MachineError when a machine would need code that stays on the host, and cannot have it."""
+    from mlvm.spec.document import EDITABLE  # noqa: PLC0415
+
+    places = [one.at for one in share or () if one.at]
+    if names := [place.rpartition("/")[2] for place in places if place.startswith(f"{EDITABLE}/")]:
+        raise MachineError(
+            f"machines of {provider} have no folders of the host, and the code of `{names[0]}` is in one",
+            hint="mlvm up --provider qemu, or take it out of `editable`",
         )
 
 

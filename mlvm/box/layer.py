@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mlvm.image.accounts import USER
-from mlvm.image.python_layer import VENV
+from mlvm.image.environment import VENV
 from mlvm.image.settings import FILES
 from mlvm.image.tree import Tree
 

@@ -66,6 +66,7 @@ def verify(arguments: Arguments) -> int:
     if arguments.record:
         lock = replace(lock, image=None)  # the old digests are about to be replaced, not believed
     with observing(arguments.progress) as observer:
+        project.provide_wheels(lock, observer=observer)
         image = build_image(lock, home=project.home, observer=observer)
         differences = verify_image(lock, home=project.home, observer=observer)
     if differences:

@@ -9,11 +9,12 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mlvm.download import Wanted
 from mlvm.image.plan import plan
 from mlvm.image.store import Store
 from mlvm.lock.document import Lock
 from mlvm.lock.interpreters import wanted_interpreter
-from mlvm.lock.mirrors import wanted_debs, wanted_wheels
+from mlvm.lock.mirrors import wanted_debs, wanted_for_build, wanted_wheels
 from mlvm.paths import Home
 
 
@@ -44,7 +45,8 @@ def look(lock: Lock, *, home: Home) -> Availability:
     store = Store(home)
     image_id = plan(lock).image_id
     image = store.find_image(image_id)
-    every = (*wanted_debs(lock, lock.debs()), *wanted_interpreter(lock.interpreter), *wanted_wheels(lock))
+    debs, own = wanted_debs(lock, lock.debs()), wanted_interpreter(lock.interpreter)
+    every = (*debs, *own, *wanted_wheels(lock), *_sources(lock, store))
     wanted = {one.sha256: one for one in every}
     there = {sha256 for sha256 in wanted if store.blobs.has(sha256)}
     if image is not None:
@@ -58,6 +60,18 @@ def look(lock: Lock, *, home: Home) -> Availability:
         downloads=sum(one.size or 0 for one in wanted.values()),
         here=sum(wanted[sha256].size or 0 for sha256 in there),
     )
+
+
+def _sources(lock: Lock, store: Store) -> list[Wanted]:
+    """Return what is needed to build the wheels that are not here."""
+    packages = {str(package.name): package for package in lock.python.packages}
+    return [
+        wanted
+        for build in lock.builds
+        for package in (packages[build.name],)
+        if not store.blobs.has((package.wheels or ())[0].hashes["sha256"])
+        for wanted in wanted_for_build(package, build)
+    ]
 
 
 def _warm(store: Store) -> set[str]:

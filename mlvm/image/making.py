@@ -34,7 +34,7 @@ from mlvm.image.tools import Tools
 from mlvm.image.unpacked import unpack_tools
 from mlvm.lock.document import DebianPackage, Lock
 from mlvm.lock.interpreters import wanted_interpreter
-from mlvm.lock.mirrors import wanted_debs, wanted_wheels
+from mlvm.lock.mirrors import wanted_debs, wanted_wheels, wheel_digests
 
 #: The order in which parts are begun: the slowest first.
 ORDER = ("system", "cuda", "apt", "python", "modules", "initramfs", "vmlinuz", "agent")
@@ -161,7 +161,7 @@ class Making:
     def _entry(self) -> ImageEntry:
         ids = {step.name: step.id for step in self.plan.steps}
         own = self.lock.interpreter
-        compiled = [wanted.sha256 for wanted in wanted_wheels(self.lock)] + ([own.sha256] if own else [])
+        compiled = wheel_digests(self.lock) + ([own.sha256] if own else [])
         blobs = [*(package.sha256 for package in self.lock.debs()), *compiled]
         return ImageEntry(
             id=self.plan.image_id,

@@ -58,7 +58,7 @@ def plan(lock: Lock) -> Plan:
             else []
         ),
         *([make_step("cuda", {**with_own, "wheels": _wheels(cuda)})] if cuda else []),
-        make_step("python", {**with_own, "wheels": _wheels(rest), **archive}),
+        make_step("python", {**with_own, "wheels": _wheels(rest), **archive, **_editable(lock)}),
         make_step(
             "agent",
             {**with_both, **({"own": own.id} if own else {}), "sources": agent_layer.sources_digest()},
@@ -76,6 +76,10 @@ def plan(lock: Lock) -> Plan:
     )
     parts = {step.name: step.id for step in steps if step.name in PARTS}
     return Plan(image_id=_digest({"image": parts}), steps=steps)
+
+
+def _editable(lock: Lock) -> dict[str, object]:
+    return {"editable": lock.inputs["editable"]} if "editable" in lock.inputs else {}
 
 
 def own_interpreter(lock: Lock) -> Step | None:

@@ -20,6 +20,8 @@ from mlvm.download import Blobs
 from mlvm.errors import BuildError
 from mlvm.image.accounts import USER
 from mlvm.image.bytecode import Compiler
+from mlvm.image.editable import add_editable
+from mlvm.image.environment import PYTHON, VENV, command_text
 from mlvm.image.sources import checked_blob
 from mlvm.image.standalone import PREFIX, add_interpreter
 from mlvm.image.tree import Content, Tree
@@ -27,16 +29,7 @@ from mlvm.image.wheel import Member, Wheel, record_digest
 from mlvm.lock.cuda import parted
 from mlvm.lock.document import Lock
 
-VENV = "opt/mlvm/venv"
 INSTALLER = b"mlvm\n"
-_PYTHON = f"/{VENV}/bin/python"
-_COMMAND = """\
-#!{python}
-import sys
-from {module} import {name}
-if __name__ == "__main__":
-    sys.exit({function}())
-"""
 _PROFILE = f"""\
 # The box's Python comes first.
 export VIRTUAL_ENV=/{VENV}
@@ -62,6 +55,7 @@ def make_python(lock: Lock, blobs: Blobs, open_wheels: ExitStack, *, compiler: C
     """
     python = str(lock.inputs["python"])
     tree = _installed(parted(lock.python.packages)[1], python, blobs, open_wheels, compiler)
+    add_editable(tree, lock)
     _environment(tree, python, home=PREFIX if lock.interpreter else "usr")
     if lock.interpreter is not None:
         modules = add_interpreter(tree, lock.interpreter, blobs, python=python)
@@ -133,11 +127,7 @@ def install(tree: Tree, wheel: Wheel, python: str) -> list[str]:
         placed[name] = place
         found[place] = _File(content=content, mode=mode)
     for command, target in wheel.commands().items():
-        module, _, function = target.partition(":")
-        text = _COMMAND.format(
-            python=_PYTHON, module=module, name=function.split(".")[0], function=function
-        ).encode()
-        found[f"bin/{command}"] = _File(content=text, mode=0o755)
+        found[f"bin/{command}"] = _File(content=command_text(target), mode=0o755)
     found[f"{site}/{wheel.dist_info}/INSTALLER"] = _File(content=INSTALLER, mode=0o644)
     record = f"{site}/{wheel.dist_info}/RECORD"
     found[record] = _File(content=_record(wheel, placed, found, site), mode=0o644)
@@ -171,7 +161,7 @@ def _content(member: Member, *, is_script: bool) -> tuple[bytes | Content, int]:
     text = b"".join(member.pieces())
     if text.startswith(b"#!python"):
         _, end, rest = text.partition(b"\n")
-        text = b"#!" + _PYTHON.encode() + end + rest
+        text = b"#!" + PYTHON.encode() + end + rest
     return text, 0o755
 
 

@@ -20,7 +20,6 @@ from mlvm.image.sources import checked_blob
 from mlvm.image.store import Store
 from mlvm.lock.document import Lock
 from mlvm.lock.interpreters import wanted_interpreter
-from mlvm.lock.mirrors import wanted_wheels
 from mlvm.paths import Home
 
 #: Differing files named for each layer.
@@ -83,5 +82,8 @@ def _check_downloads(lock: Lock, store: Store) -> None:
     """Take the digest of every download that the image is made of."""
     for package in lock.debs():
         checked_blob(package.name, package.sha256, store.blobs)
-    for wheel in (*wanted_interpreter(lock.interpreter), *wanted_wheels(lock)):
-        checked_blob(wheel.name, wheel.sha256, store.blobs)
+    for own in wanted_interpreter(lock.interpreter):
+        checked_blob(own.name, own.sha256, store.blobs)
+    for one in lock.python.packages:
+        for wheel in one.wheels or ():
+            checked_blob(str(one.name), wheel.hashes["sha256"], store.blobs)

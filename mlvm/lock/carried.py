@@ -52,7 +52,13 @@ class Carried:
 
 
 def pack(spec: Spec, lock: Lock) -> dict[str, Any]:
-    """Return the metadata that carries a lock."""
+    """Return the metadata that carries a lock. Raises LockError for one that needs code of its project."""
+    if spec.editable:
+        raise LockError(
+            "a notebook cannot carry code of the project: "
+            + ", ".join(f"`{one.name}`" for one in spec.editable),
+            hint="take it out of `editable`, or give the project along with the notebook",
+        )
     text = dumps(lock).encode()
     return {
         "version": VERSION,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from packaging.pylock import Package
+from packaging.pylock import Package, Pylock
 from packaging.version import Version
 
 from mlvm.lock.debversion import version_key
@@ -32,7 +32,8 @@ def describe(old: Lock, new: Lock) -> list[str]:
     """Return the differences, one a line; empty when both say the same."""
     lines = input_reasons(old.inputs, new.inputs)
     lines += _interpreter(old, new)
-    lines += _compare("python", _wheels(old), _wheels(new), key=Version)
+    lines += _compare("python", _wheels(old.python), _wheels(new.python), key=Version)
+    lines += _builds(old, new)
     lines += _compare("system", _debs(old.system), _debs(new.system), key=version_key)
     lines += _compare("apt", _debs(old.apt), _debs(new.apt), key=version_key)
     lines += _compare("tools", _debs(old.tools), _debs(new.tools), key=version_key)
@@ -44,8 +45,18 @@ def describe(old: Lock, new: Lock) -> list[str]:
     return lines + _image(old, new, nothing_moved=not lines) + _published(old, new)
 
 
-def _wheels(lock: Lock) -> Contents:
-    return {str(package.name): _wheel(package) for package in lock.python.packages}
+def _wheels(pylock: Pylock) -> Contents:
+    return {str(package.name): _wheel(package) for package in pylock.packages}
+
+
+def _builds(old: Lock, new: Lock) -> list[str]:
+    """What moved of builds that both have; that one came or went is said by the spec's part."""
+    before, after = ({build.name: build.requires for build in lock.builds} for lock in (old, new))
+    return [
+        line
+        for name in sorted(before.keys() & after.keys())
+        for line in _compare(f"build of {name}", _wheels(before[name]), _wheels(after[name]), key=Version)
+    ]
 
 
 def _wheel(package: Package) -> Content:

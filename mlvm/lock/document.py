@@ -88,6 +88,17 @@ class Interpreter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Build:
+    """How a package is built from its sdist: `requires` are the wheels that the build needs, as PEP 751 has them.
+
+    The sdist and the wheel that comes out of it stand in the lock's `python`.
+    """
+
+    name: str
+    requires: Pylock
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
     """A whole `mlvm.lock`.
 
@@ -97,7 +108,8 @@ class Lock:
     that make the image. `guest_kernel` is the name of the package in `boot` with vmlinuz. `box` is what only a box for
     other hypervisors needs: the guest kernel with drivers for all of them, and GRUB; locks of an older mlvm have none.
     Each list is sorted by name. `published` pins boxes that were made from this lock and published.
-    `interpreter` is None where the release's own Python is the box's.
+    `interpreter` is None where the release's own Python is the box's. `builds` are of the packages in `python` that
+    have an sdist, sorted by name.
     """
 
     name: str
@@ -115,6 +127,7 @@ class Lock:
     box: tuple[DebianPackage, ...] = ()
     published: tuple[BoxPin, ...] = ()
     interpreter: Interpreter | None = None
+    builds: tuple[Build, ...] = ()
 
     def debs(self) -> tuple[DebianPackage, ...]:
         """Every .deb that the image is made with, from four lists."""

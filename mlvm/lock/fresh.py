@@ -81,5 +81,5 @@ def _shown(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(part)}" for key, part in value.items())
     if isinstance(value, list | tuple):
-        return " and ".join(map(str, value))
+        return " and ".join(_shown(part) if isinstance(part, Mapping) else str(part) for part in value)
     return "nothing" if value is None else str(value)

@@ -10,9 +10,11 @@ import os
 import re
 from collections.abc import Iterable
 
+from packaging.pylock import Package, Pylock
+
 from mlvm.download import Wanted
 from mlvm.errors import ResolveError
-from mlvm.lock.document import Archive, DebianPackage, Lock
+from mlvm.lock.document import Archive, Build, DebianPackage, Lock
 
 MIRROR = "http://deb.debian.org"
 SNAPSHOT = "https://snapshot.debian.org/archive"
@@ -66,14 +68,40 @@ def wanted_debs(lock: Lock, packages: Iterable[DebianPackage]) -> list[Wanted]:
 
 
 def wanted_wheels(lock: Lock) -> list[Wanted]:
-    """Return what to fetch for the Python part."""
-    wheels = [(package, wheel) for package in lock.python.packages for wheel in package.wheels or ()]
+    """Return what to fetch for the Python part: all wheels but those that are built from sources."""
+    return _wanted(lock.python)
+
+
+def wanted_for_build(package: Package, build: Build) -> list[Wanted]:
+    """Return what to fetch to build a package: its sdist, and the wheels that the build needs."""
+    return [wanted_sdist(package), *_wanted(build.requires)]
+
+
+def wanted_sdist(package: Package) -> Wanted:
+    """Return what to fetch for a package's sources."""
+    assert package.sdist is not None
+    return Wanted(
+        name=f"{package.name} {package.version} (sources)",
+        urls=(package.sdist.url or "",),
+        sha256=package.sdist.hashes["sha256"],
+        size=package.sdist.size,
+    )
+
+
+def wheel_digests(lock: Lock) -> list[str]:
+    """Return the digests of all wheels of the Python part, wherever they come from."""
+    return [wheel.hashes["sha256"] for package in lock.python.packages for wheel in package.wheels or ()]
+
+
+def _wanted(pylock: Pylock) -> list[Wanted]:
     return [
         Wanted(
             name=f"{package.name} {package.version}",
-            urls=(wheel.url or "",),
+            urls=(wheel.url,),
             sha256=wheel.hashes["sha256"],
             size=wheel.size,
         )
-        for package, wheel in wheels
+        for package in pylock.packages
+        for wheel in package.wheels or ()
+        if wheel.url is not None
     ]

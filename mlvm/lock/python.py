@@ -17,10 +17,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import tomli_w
-from packaging.pylock import Package, PackageWheel, Pylock
+from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import BuildTag, parse_wheel_filename
 
@@ -33,6 +34,9 @@ GLIBC_MINOR = {"bullseye": 31, "bookworm": 36, "trixie": 41}
 UV_GLIBC_MINOR = 40
 #: The exact Python of each release. Debian keeps it for the life of a release, with fixes in its own version.
 PYTHON_FULL = {"bullseye": "3.9.2", "bookworm": "3.11.2", "trixie": "3.13.5"}
+
+#: A file of a package.
+File = TypeVar("File", PackageWheel, PackageSdist)
 
 #: Always there: what makes a box a kernel.
 ALWAYS = ("ipykernel",)
@@ -73,29 +77,38 @@ def resolve_python(
     upgrade: Collection[str] = (),
     constraints: Iterable[str] = (),
     index: Mapping[str, str] = MappingProxyType({}),
+    always: Iterable[str] = ALWAYS,
+    sdists: Collection[str] = (),
+    metadata: Iterable[Mapping[str, Any]] = (),
 ) -> Pylock:
     """Return a PEP 751 document for `requirements` (and ipykernel), one wheel a package.
 
     `constraints` are requirements on whatever is brought along, and bring nothing themselves; `index` is where some of
     the required packages come from instead of PyPI. What is protected there, uv finds the password of by itself.
     `full` is the exact version of a Python that is not the release's own.
+    Packages in `sdists` come as sources, without a wheel; `metadata` must say of each what uv would run it to find out
+    (uv's own form: `name`, `version` unless it holds for any, `requires-dist`): nothing is ever run.
     Versions in `previous` are kept while they fit, but for those in `upgrade`. Raises ResolveError in uv's words.
     """
     with tempfile.TemporaryDirectory(prefix="mlvm-lock-") as name:
         folder = Path(name)
-        source = _source(folder, (*requirements, *ALWAYS), python=python, index=index)
+        source = _source(folder, (*requirements, *always), python=python, index=index)
+        (folder / "uv.toml").write_text(
+            tomli_w.dumps({"dependency-metadata": [dict(one) for one in metadata]})
+        )
         (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints))
         output = folder / "pylock.toml"
         if previous is not None:
-            output.write_text(tomli_w.dumps(previous.to_dict()))
+            output.write_text(tomli_w.dumps(_without_built(previous).to_dict()))
         command: list[str | Path] = [
             _uv(), "pip", "compile", source, "--constraints", "constraints.txt",
             "--format", "pylock.toml", "--output-file", output,
             "--python-version", full or PYTHON_FULL[release],
             *_platform(python, release),
             "--python", sys.executable,  # only to have one; it is never looked at for versions
-            "--only-binary", ":all:", "--no-header", "--no-annotate", "--no-config", "--quiet", "--color", "never",
-            "--cache-dir", cache_folder,
+            "--only-binary", ":all:", "--no-header", "--no-annotate", "--quiet", "--color", "never",
+            "--config-file", "uv.toml", "--cache-dir", cache_folder,
+            *(part for name in sorted(sdists) for part in ("--no-binary", name)),
             *(part for name in sorted(upgrade) for part in ("--upgrade-package", name)),
         ]  # fmt: skip
         done = run(command, env=_environment(), cwd=folder, check=False, timeout=600)
@@ -104,7 +117,15 @@ def resolve_python(
                 done.stderr.decode(errors="replace"), python=python, release=release, index=index
             )
         document = tomllib.loads(output.read_text())
-    return cut_down(Pylock.from_dict(document), python=python, release=release)
+    return cut_down(Pylock.from_dict(document), python=python, release=release, sdists=sdists)
+
+
+def _without_built(pylock: Pylock) -> Pylock:
+    """Return the document as uv would have written it: wheels that were built are no business of uv's."""
+    return replace(
+        pylock,
+        packages=[replace(one, wheels=None) if one.sdist else one for one in pylock.packages],
+    )
 
 
 def _platform(python: str, release: str) -> tuple[str, ...]:
@@ -135,10 +156,15 @@ def _source(folder: Path, requirements: Iterable[str], *, python: str, index: Ma
     return "pyproject.toml"
 
 
-def cut_down(pylock: Pylock, *, python: str, release: str) -> Pylock:
-    """Return the document with only the best wheel of each package. Raises ResolveError for one without any."""
+def cut_down(pylock: Pylock, *, python: str, release: str, sdists: Collection[str] = ()) -> Pylock:
+    """Return the document with only the best wheel of each package, or its sdist if it is one of `sdists`.
+
+    Raises ResolveError for one that does not have that.
+    """
     packages = [
-        replace(
+        _source_only(package)
+        if package.name in sdists
+        else replace(
             package,
             wheels=[_nameless(best_wheel(package, python=python, release=release))],
             sdist=None,
@@ -164,12 +190,33 @@ def guest_environment(python: str) -> dict[str, str]:
     }
 
 
-def _nameless(wheel: PackageWheel) -> PackageWheel:
-    """Return the wheel with a URL that has no user and no password in it: a lock is for everybody."""
-    parts = urlsplit(wheel.url or "")
+def _nameless(file: File) -> File:
+    """Return a wheel or sdist with a URL that has no user and no password in it: a lock is for everybody."""
+    parts = urlsplit(file.url or "")
     if parts.username is None and parts.password is None:
-        return wheel
-    return replace(wheel, url=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+        return file
+    return replace(file, url=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+
+
+def _source_only(package: Package) -> Package:
+    """Return the package with its sdist alone. Raises ResolveError when it has none that everybody can fetch."""
+    sdist = package.sdist
+    if sdist is None or "sha256" not in sdist.hashes:
+        raise ResolveError(
+            f"`{package.name}` {package.version} has no sdist" + " with a SHA-256 digest" * bool(sdist),
+            hint="take it out of `sdists`, or ask for another version of it",
+        )
+    _check_reachable(package, sdist)
+    return replace(package, wheels=None, sdist=_nameless(sdist), marker=None)
+
+
+def _check_reachable(package: Package, file: PackageWheel | PackageSdist) -> None:
+    if file.url is None or urlsplit(file.url).scheme not in {"http", "https", "file"}:
+        raise ResolveError(
+            f"`{package.name}` {package.version} is at a place that nobody else can reach",
+            details=str(file.url or file.path),
+            hint="take it from a package index",
+        )
 
 
 def best_wheel(package: Package, *, python: str, release: str) -> PackageWheel:
@@ -187,15 +234,10 @@ def best_wheel(package: Package, *, python: str, release: str) -> PackageWheel:
             f"`{package.name}` {package.version} has no wheel for Python {python} on Debian {release}",
             details="wheels: "
             + (", ".join(name for name in names if "x86_64" in name or "any" in name) or "none"),
-            hint="ask for another version of it, or another Python",
+            hint=f"ask for another version of it, or another Python; {_from_source(str(package.name))}",
         )
     wheel = max(fitting, key=lambda entry: entry[:3])[3]
-    if wheel.url is None or urlsplit(wheel.url).scheme not in {"http", "https", "file"}:
-        raise ResolveError(
-            f"`{package.name}` {package.version} is at a place that nobody else can reach",
-            details=str(wheel.url or wheel.path),
-            hint="take it from a package index",
-        )
+    _check_reachable(package, wheel)
     return wheel
 
 
@@ -249,6 +291,11 @@ def _explained(
     )
 
 
+def _from_source(name: str) -> str:
+    """Say how to have a package that has no wheel: only when asked for a stranger's build is run."""
+    return f"if it has sources, `sdists: [{name}]` in mlvm.yaml builds it in a throw-away machine"
+
+
 def _hint(said: str, *, python: str, release: str, index: Mapping[str, str]) -> str:
     if re.search(r"dns error|[Ff]ailed to fetch|error sending request|network (was|is) disabled", said):
         return "check the network"
@@ -256,9 +303,9 @@ def _hint(said: str, *, python: str, release: str, index: Mapping[str, str]) -> 
         if found[1] in index:
             return f"look at {index[found[1]]}/{found[1]}/; if it wants a password, put it into your netrc"
         return f"check the spelling of `{found[1]}`"
-    if found := re.search(r"([A-Za-z0-9][\w.-]*)(?:[<>=!~]\S*)? has no (?:usable )?wheels", said):
+    if found := re.search(r"([A-Za-z0-9][\w.-]*)(?:[<>=!~]\S*)? ha(?:s|ve) no (?:usable )?wheels", said):
         return (
             f"`{found[1]}` has no wheel that Python {python} on Debian {release} can use;"
-            " ask for another version of it, or another Python"
+            f" ask for another version of it, or another Python; {_from_source(found[1])}"
         )
     return "loosen one of the requirements named above"

@@ -6,13 +6,15 @@ relock moves what was asked for and nothing else. What the table of compatibilit
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from packaging.pylock import Pylock
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from mlvm.download import Blobs, fetch
 from mlvm.errors import ResolveError
@@ -24,6 +26,7 @@ from mlvm.lock.debian import (
     ARCHITECTURE,
     TOOLS_RELEASE,
     AptRoot,
+    DebianPart,
     resolve_system,
     resolve_tools,
 )
@@ -32,6 +35,7 @@ from mlvm.lock.fit import Fit, fit
 from mlvm.lock.mirrors import archives, wanted_debs
 from mlvm.lock.python import resolve_python
 from mlvm.lock.scripts import unknown_effects
+from mlvm.lock.sdists import Maker, Resolving
 from mlvm.paths import Home
 from mlvm.spec.document import Spec
 
@@ -46,8 +50,9 @@ def resolve(
     observer: Observer = SILENT,
     previous: Lock | None = None,
     upgrade: Collection[str] | None = None,
+    maker: Maker | None = None,
 ) -> Lock:
-    """Return a lock for `spec`.
+    """Return a lock for `spec`; `maker` builds what stands in its `sdists`.
 
     `upgrade` None keeps of `previous` all that still fits; names move these and what they force; an empty one moves
     everything. Raises ResolveError in the resolvers' own words, and when a package's scripts do what no builder step
@@ -61,23 +66,12 @@ def resolve(
     kept = None if upgrade is not None and not upgrade else previous
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     own = _interpreter(spec, home=home, kept=kept, moving=moving)
+    asked = _Asked(spec=spec, wanted=wanted, own=own, home=home, kept=kept, moving=moving)
     with ThreadPoolExecutor(3, thread_name_prefix="resolve") as pool:
-        python = pool.submit(_python, spec, wanted, own, home=home, kept=kept, moving=moving)
-        system = pool.submit(
-            resolve_system,
-            _apt_root(home, spec.debian, "system", stamp),
-            previous=_staying((*kept.system, *kept.apt, *kept.boot, *kept.box), spec.debian, moving)
-            if kept
-            else (),
-            observer=observer,
-            apt=spec.apt,
-        )
-        tools = pool.submit(
-            resolve_tools,
-            _apt_root(home, TOOLS_RELEASE, "tools", stamp),
-            previous=_staying((*kept.tools, *kept.box), TOOLS_RELEASE, moving) if kept else (),
-            observer=observer,
-        )
+        # What is built from sources can only be looked at when there is a system to build it in.
+        python = None if spec.sdists else pool.submit(asked.whole)
+        system = pool.submit(asked.system, stamp, observer)
+        tools = pool.submit(asked.tools, stamp, observer)
     debian, (for_image, for_box) = system.result(), tools.result()
     lock = Lock(
         name=spec.name,
@@ -89,14 +83,18 @@ def resolve(
         apt=debian.apt,
         boot=debian.boot,
         tools=for_image,
-        python=python.result(),
-        cuda=cuda.record_of(python.result(), spec, fitting, table),
+        python=python.result()
+        if python
+        else Pylock(lock_version=Version("1.0"), created_by="mlvm", packages=[]),
         interpreter=own,
         box=tuple(sorted((debian.box_kernel, *for_box), key=lambda package: package.name)),
     )
-    lock = _keep_what_did_not_move(lock, previous)
     _check_scripts(lock, home, observer)
-    return lock
+    if spec.sdists:
+        lock = _with_sdists(lock, asked, maker)
+    _check_own(spec, lock)
+    lock = replace(lock, cuda=cuda.record_of(lock.python, spec, fitting, table))
+    return _keep_what_did_not_move(lock, previous)
 
 
 def _interpreter(spec: Spec, *, home: Home, kept: Lock | None, moving: Collection[str]) -> Interpreter | None:
@@ -108,26 +106,84 @@ def _interpreter(spec: Spec, *, home: Home, kept: Lock | None, moving: Collectio
     return interpreters.find(home).of(spec.python)
 
 
-def _python(
-    spec: Spec,
-    wanted: Wishes,
-    own: Interpreter | None,
-    *,
-    home: Home,
-    kept: Lock | None,
-    moving: Collection[str],
-) -> Pylock:
-    return resolve_python(
-        wanted.requirements,
-        constraints=wanted.constraints,
-        index=spec.index,
-        python=spec.python,
-        release=spec.debian,
-        full=own.version if own else None,
-        cache_folder=home.cache / "uv",
-        previous=kept.python if kept else None,
-        upgrade={canonicalize_name(name) for name in moving},
-    )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """What the resolvers are asked in one resolution."""
+
+    spec: Spec
+    wanted: Wishes
+    own: Interpreter | None
+    home: Home
+    kept: Lock | None
+    moving: Collection[str]
+
+    def whole(self, metadata: Sequence[Mapping[str, Any]] = ()) -> Pylock:
+        """Resolve the spec; `metadata` is what is known of packages that are built from sources."""
+        return self._python(
+            self.wanted.requirements,
+            constraints=self.wanted.constraints,
+            previous=self.kept.python if self.kept else None,
+            sdists=self.spec.sdists,
+            metadata=metadata,
+        )
+
+    def build(self, requires: Sequence[str], previous: Pylock | None) -> Pylock:
+        """Resolve what a build needs."""
+        return self._python(requires, previous=previous, always=())
+
+    def system(self, stamp: str, observer: Observer) -> DebianPart:
+        """Resolve the guest's Debian packages."""
+        kept = self.kept
+        before = (*kept.system, *kept.apt, *kept.boot, *kept.box) if kept else ()
+        return resolve_system(
+            _apt_root(self.home, self.spec.debian, "system", stamp),
+            previous=_staying(before, self.spec.debian, self.moving),
+            observer=observer,
+            apt=self.spec.apt,
+        )
+
+    def tools(
+        self, stamp: str, observer: Observer
+    ) -> tuple[tuple[DebianPackage, ...], tuple[DebianPackage, ...]]:
+        """Resolve the tools, those for images and those for boxes."""
+        before = (*self.kept.tools, *self.kept.box) if self.kept else ()
+        return resolve_tools(
+            _apt_root(self.home, TOOLS_RELEASE, "tools", stamp),
+            previous=_staying(before, TOOLS_RELEASE, self.moving),
+            observer=observer,
+        )
+
+    def _python(self, requirements: Sequence[str], **options: Any) -> Pylock:
+        return resolve_python(
+            requirements,
+            index=self.spec.index,
+            python=self.spec.python,
+            release=self.spec.debian,
+            full=self.own.version if self.own else None,
+            cache_folder=self.home.cache / "uv",
+            upgrade={canonicalize_name(name) for name in self.moving},
+            **options,
+        )
+
+
+def _with_sdists(lock: Lock, asked: _Asked, maker: Maker | None) -> Lock:
+    """Return the lock with its Python part, which is partly built. Raises ResolveError, BuildError."""
+    if maker is None:
+        raise ResolveError("nothing here builds packages from their sources", hint="mlvm lock")
+    kept = {build.name: build for build in asked.kept.builds} if asked.kept else {}
+    resolving = Resolving(lock=lock, maker=maker, resolve=asked.whole, requirements=asked.build, kept=kept)
+    python, builds = resolving.run(asked.spec.sdists)
+    return replace(lock, python=python, builds=builds)
+
+
+def _check_own(spec: Spec, lock: Lock) -> None:
+    """A package is the project's or an index's, not both."""
+    locked = {str(package.name) for package in lock.python.packages}
+    if twice := [package.name for package in spec.editable if package.name in locked]:
+        raise ResolveError(
+            f"`{twice[0]}` is in `editable`, and something in the spec needs the one from the index",
+            hint=f"take `{twice[0]}` out of `packages`, or give the project's own another name",
+        )
 
 
 def _fitting(spec: Spec, table: Table, observer: Observer) -> Fit:
@@ -185,7 +241,7 @@ def _from(lock: Lock, archive: Archive) -> list[DebianPackage]:
 
 def _made_of(lock: Lock) -> object:
     """What an image's bytes depend on; the requirements and the archives' timestamps are not among it."""
-    wheels = [(package.name, package.version, package.wheels) for package in lock.python.packages]
+    wheels = [(one.name, one.version, one.wheels, one.sdist) for one in lock.python.packages]
     return (
         lock.guest_kernel,
         lock.system,
@@ -193,6 +249,7 @@ def _made_of(lock: Lock) -> object:
         lock.boot,
         lock.tools,
         lock.inputs["python"],
+        lock.inputs.get("editable"),
         lock.interpreter,
         wheels,
     )
@@ -203,7 +260,8 @@ def _check_known(moving: Collection[str], previous: Lock | None) -> None:
     if previous is None:
         return
     debs = {package.name for package in (*previous.debs(), *previous.box)}
-    wheels = {str(package.name) for package in previous.python.packages}
+    every = (previous.python, *(build.requires for build in previous.builds))
+    wheels = {str(package.name) for pylock in every for package in pylock.packages}
     if previous.interpreter:
         wheels.add(PYTHON)
     unknown = [name for name in sorted(moving) if name not in debs and canonicalize_name(name) not in wheels]

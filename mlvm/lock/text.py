@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import asdict, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tomli_w
-from packaging.pylock import Package, Pylock, PylockValidationError
+from packaging.pylock import Package, PackageSdist, PackageWheel, Pylock, PylockValidationError
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.version import Version
 
@@ -26,11 +24,32 @@ from mlvm.lock.document import (
     LOCK_VERSION,
     Archive,
     BoxPin,
+    Build,
     CudaRecord,
     DebianPackage,
     ImageRecord,
     Interpreter,
     Lock,
+)
+from mlvm.lock.tables import (
+    APT,
+    BOX_NAME,
+    DATE,
+    DEB_VERSION,
+    ENTRY,
+    ENTRY_NAME,
+    NUMBERS,
+    POOL_PATH,
+    PROJECT_NAME,
+    PROVIDER,
+    PUBLISHED,
+    PYTHON,
+    SHA256,
+    TIMESTAMP,
+    URL,
+    WORD,
+    Table,
+    shown,
 )
 
 HEADER = """\
@@ -42,32 +61,6 @@ HEADER = """\
 LISTS = ("system", "apt", "boot", "tools", "box")
 #: The lists that are only there when they hold something.
 OPTIONAL = frozenset({"apt", "box"})
-
-
-class Form(NamedTuple):
-    """What a text must look like, for the reader and in words."""
-
-    pattern: re.Pattern[str]
-    words: str
-
-
-ANY = Form(re.compile(r"[^\x00-\x1f\x7f]+"), "text in one line")
-BOX_NAME = Form(re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?"), "the name of a box")
-PYTHON = Form(re.compile(r"3\.[0-9]{1,2}t?"), "a Python such as 3.11")
-NUMBERS = Form(re.compile(r"[0-9]{1,8}(?:\.[0-9]{1,8}){0,4}"), "a version in numbers, such as 12.1")
-DATE = Form(re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), "a date such as 2026-11-24")
-SHA256 = Form(re.compile(r"[0-9a-f]{64}"), "a SHA-256 digest of 64 hexadecimal digits")
-URL = Form(re.compile(r"(?:https?|file)://[!-~]+"), "a URL of http, https or file")
-TIMESTAMP = Form(re.compile(r"[0-9]{8}T[0-9]{6}Z"), "a moment such as 20261123T160000Z")
-WORD = Form(re.compile(r"[a-z0-9][a-z0-9+.-]*"), "a name as Debian writes them")
-PUBLISHED = Form(
-    re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"), "a box such as team/housing"
-)
-PROVIDER = Form(re.compile(r"[a-z0-9][a-z0-9_]*"), "one of Vagrant's providers")
-APT = Form(re.compile(r"[a-z0-9][a-z0-9+.-]+(?:=[A-Za-z0-9.+:~-]+)?"), "a Debian package such as git")
-DEB_VERSION = Form(re.compile(r"(?:[0-9]+:)?[0-9A-Za-z][0-9A-Za-z.+~-]*"), "a Debian version")
-#: Stays below its archive: no way up, no absolute path, nothing that a URL would read in another way.
-POOL_PATH = Form(re.compile(r"pool(?:/(?!\.)[A-Za-z0-9+._~-]+)+\.deb"), "a path in a Debian pool")
 
 
 def dumps(lock: Lock) -> str:
@@ -91,6 +84,8 @@ def dumps(lock: Lock) -> str:
         {**asdict(archive), "components": list(archive.components)} for archive in lock.archives
     ]
     document["python"] = lock.python.to_dict()
+    if lock.builds:
+        document["builds"] = [{"name": one.name, "requires": one.requires.to_dict()} for one in lock.builds]
     for name in LISTS:
         if getattr(lock, name) or name not in OPTIONAL:
             document[name] = [asdict(package) for package in getattr(lock, name)]
@@ -128,11 +123,11 @@ def loads(text: str, *, path: Path | None = None) -> Lock:
     version = document.get("lock-version")
     if version != LOCK_VERSION or version is True:
         raise LockError(
-            f"{where} has lock-version {_shown(version)}; this mlvm reads {LOCK_VERSION}",
+            f"{where} has lock-version {shown(version)}; this mlvm reads {LOCK_VERSION}",
             hint="upgrade mlvm, or remove the file and `mlvm lock`",
         )
     complaints: list[str] = []
-    lock = _read(_Table(document, "", complaints))
+    lock = _read(Table(document, "", complaints))
     if complaints:
         raise LockError(
             f"{where} is not a lock",
@@ -142,83 +137,13 @@ def loads(text: str, *, path: Path | None = None) -> Lock:
     return lock
 
 
-class _Table:
-    """One table of the document: gives values of the wanted kind, or complains and gives an empty one.
-
-    A key that nobody asked for by `close` is unknown, so there is no second list of keys to keep right.
-    """
-
-    def __init__(self, content: Mapping[str, Any], path: str, complaints: list[str]) -> None:
-        self.content = content
-        self.path = path
-        self.complaints = complaints
-        self.asked: set[str] = set()
-
-    def get(self, key: str) -> Any:
-        self.asked.add(key)
-        return self.content.get(key)
-
-    def complain(self, key: str, wanted: str, found: object) -> None:
-        self.complaints.append(f"{self.path}{key}: {wanted} is wanted, found {_shown(found)}")
-
-    def text(self, key: str, form: Form = ANY) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not form.pattern.fullmatch(value):
-            self.complain(key, form.words, value)
-            return ""
-        return value
-
-    def count(self, key: str) -> int:
-        value = self.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            self.complain(key, "a whole number", value)
-            return 0
-        return value
-
-    def texts(self, key: str, form: Form = ANY) -> tuple[str, ...]:
-        value = self.get(key)
-        if not isinstance(value, list) or not all(
-            isinstance(text, str) and form.pattern.fullmatch(text) for text in value
-        ):
-            self.complain(key, f"an array, each {form.words},", value)
-            return ()
-        return tuple(value)
-
-    def table(self, key: str) -> _Table:
-        value = self.get(key)
-        if not isinstance(value, dict):
-            self.complain(key, "a table", value)
-            return _Table({}, "", [])  # one complaint is enough: what it would hold is not missed
-        return _Table(value, f"{self.path}{key}.", self.complaints)
-
-    def tables(self, key: str) -> list[_Table]:
-        """The tables of an array, whose names must be sorted and there once."""
-        value = self.get(key)
-        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            self.complain(key, "an array of tables", value)
-            return []
-        names = [str(row.get("name")) for row in value]
-        for before, after in pairwise(names):
-            if before >= after:
-                problem = "is there twice" if before == after else f"must stand before `{before}`"
-                self.complaints.append(f"{self.path}{key}: `{after}` {problem}")
-        return [
-            _Table(row, f"{self.path}{key}[{index}].", self.complaints) for index, row in enumerate(value)
-        ]
-
-    def close(self) -> None:
-        self.complaints += [
-            f"{self.path}{key}: unknown key" for key in sorted(self.content.keys() - self.asked)
-        ]
-
-
-def _read(document: _Table) -> Lock:
+def _read(document: Table) -> Lock:
     """Return the lock; it means something only when there are no complaints."""
     document.asked.add("lock-version")
     archives = tuple(_archive(table) for table in document.tables("archives"))
     there = [key for key in LISTS if key not in OPTIONAL or key in document.content]
     lists = {key: tuple(_package(table) for table in document.tables(key)) for key in there}
-    python = _python(document)
+    python = _pylock(document, "python", built=True)
     lock = Lock(
         name=document.text("name", BOX_NAME),
         inputs=_inputs(document.table("inputs")),
@@ -233,6 +158,9 @@ def _read(document: _Table) -> Lock:
         interpreter=_interpreter(document.table("interpreter"))
         if "interpreter" in document.content
         else None,
+        builds=tuple(_build(table) for table in document.tables("builds"))
+        if "builds" in document.content
+        else (),
     )
     document.close()
     if not document.complaints:
@@ -240,7 +168,7 @@ def _read(document: _Table) -> Lock:
     return lock
 
 
-def _inputs(table: _Table) -> dict[str, object]:
+def _inputs(table: Table) -> dict[str, object]:
     packages = list(table.texts("packages"))
     for index, text in enumerate(packages):
         try:
@@ -254,6 +182,10 @@ def _inputs(table: _Table) -> dict[str, object]:
     }
     if "apt" in table.content:
         found["apt"] = list(table.texts("apt", APT))
+    if "sdists" in table.content:
+        found["sdists"] = list(table.texts("sdists", PROJECT_NAME))
+    if "editable" in table.content:
+        found["editable"] = [_editable(one) for one in table.tables("editable")]
     if "index" in table.content:
         places = table.table("index")
         found["index"] = {name: places.text(name, URL) for name in places.content}
@@ -263,7 +195,28 @@ def _inputs(table: _Table) -> dict[str, object]:
     return found
 
 
-def _cuda_inputs(table: _Table) -> dict[str, object]:
+def _editable(table: Table) -> dict[str, object]:
+    """Return a package of the project; its entry points become files and commands in the image."""
+    groups = table.table("entries")
+    entries = {}
+    for group in groups.content:
+        names = groups.table(group)
+        entries[group] = {name: names.text(name, ENTRY) for name in names.content}
+        if not all(ENTRY_NAME.pattern.fullmatch(name) for name in (group, *names.content)):
+            groups.complain(group, f"{ENTRY_NAME.words}, in all of it,", names.content)
+    found: dict[str, object] = {
+        "name": table.text("name", PROJECT_NAME),
+        "version": table.text("version", ENTRY_NAME),
+        "code": "src" if table.get("code") else "",
+        "entries": entries,
+    }
+    if table.get("code") not in ("", "src"):
+        table.complain("code", "`src` or nothing", table.get("code"))
+    table.close()
+    return found
+
+
+def _cuda_inputs(table: Table) -> dict[str, object]:
     found: dict[str, object] = {"version": table.text("version", NUMBERS)}
     for key in ("cudnn", "driver"):
         if key in table.content:
@@ -278,7 +231,7 @@ def _cuda_inputs(table: _Table) -> dict[str, object]:
     return found
 
 
-def _cuda(table: _Table) -> CudaRecord:
+def _cuda(table: Table) -> CudaRecord:
     others = {
         key: table.text(key, NUMBERS) if key in table.content else "" for key in ("cudnn", "driver", "arch")
     }
@@ -287,7 +240,7 @@ def _cuda(table: _Table) -> CudaRecord:
     return record
 
 
-def _interpreter(table: _Table) -> Interpreter:
+def _interpreter(table: Table) -> Interpreter:
     found = Interpreter(
         version=table.text("version", NUMBERS),
         url=table.text("url", URL),
@@ -297,7 +250,7 @@ def _interpreter(table: _Table) -> Interpreter:
     return found
 
 
-def _archive(table: _Table) -> Archive:
+def _archive(table: Table) -> Archive:
     archive = Archive(
         name=table.text("name", WORD),
         uri=table.text("uri", URL),
@@ -310,7 +263,7 @@ def _archive(table: _Table) -> Archive:
     return archive
 
 
-def _package(table: _Table) -> DebianPackage:
+def _package(table: Table) -> DebianPackage:
     package = DebianPackage(
         name=table.text("name", WORD),
         version=table.text("version", DEB_VERSION),
@@ -324,7 +277,7 @@ def _package(table: _Table) -> DebianPackage:
     return package
 
 
-def _image(table: _Table) -> ImageRecord:
+def _image(table: Table) -> ImageRecord:
     digests = table.table("digests")
     record = ImageRecord(
         builder=table.count("builder"),
@@ -334,14 +287,14 @@ def _image(table: _Table) -> ImageRecord:
     return record
 
 
-def _published(document: _Table) -> tuple[BoxPin, ...]:
+def _published(document: Table) -> tuple[BoxPin, ...]:
     value = document.get("published") or []
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         document.complain("published", "an array of tables", value)
         return ()
     pins = []
     for index, row in enumerate(value):
-        table = _Table(row, f"published[{index}].", document.complaints)
+        table = Table(row, f"published[{index}].", document.complaints)
         pin = BoxPin(
             name=table.text("name", PUBLISHED),
             version=table.text("version", NUMBERS),
@@ -354,20 +307,26 @@ def _published(document: _Table) -> tuple[BoxPin, ...]:
     return tuple(pins)
 
 
-def _python(document: _Table) -> Pylock:
-    found = document.table("python")
+def _build(table: Table) -> Build:
+    build = Build(name=table.text("name", PROJECT_NAME), requires=_pylock(table, "requires"))
+    table.close()
+    return build
+
+
+def _pylock(document: Table, key: str, *, built: bool = False) -> Pylock:
+    """Return a PEP 751 document in a table; where `built`, its wheels may come out of sdists."""
+    found, path = document.table(key), f"{document.path}{key}"
     try:
         pylock = Pylock.from_dict(found.content)
     except PylockValidationError as wrong:
-        path = f"python.{wrong.context}" if wrong.context else "python"
-        document.complaints.append(f"{path}: {wrong.message}")
+        document.complaints.append(f"{path}.{wrong.context}: ".replace(".None: ", ": ") + wrong.message)
         return Pylock(lock_version=Version("1.0"), created_by="mlvm", packages=[])
-    document.complaints += _unknown_keys(found.content, pylock.to_dict(), "python")
+    document.complaints += _unknown_keys(found.content, pylock.to_dict(), path)
     for index, package in enumerate(pylock.packages):
-        document.complaints += _wheel_complaints(package, f"python.packages[{index}]")
+        document.complaints += _wheel_complaints(package, f"{path}.packages[{index}]", built=built)
     names = [package.name for package in pylock.packages]
     if names != sorted(set(names)):
-        document.complaints.append("python.packages: names must be sorted, and each there once")
+        document.complaints.append(f"{path}.packages: names must be sorted, and each there once")
     return pylock
 
 
@@ -388,17 +347,34 @@ def _unknown_keys(found: object, understood: object, path: str) -> list[str]:
     return []
 
 
-def _wheel_complaints(package: Package, path: str) -> list[str]:
+def _wheel_complaints(package: Package, path: str, *, built: bool) -> list[str]:
     """Say what keeps a package from being one wheel with one digest at one place; `packaging` checked its name."""
     wheels = package.wheels or ()
-    if len(wheels) != 1 or package.sdist or package.vcs or package.directory or package.archive:
+    sdist = package.sdist if built else None
+    if (
+        len(wheels) != 1
+        or (package.sdist and not built)
+        or package.vcs
+        or package.directory
+        or package.archive
+    ):
         return [f"{path}: exactly one wheel is wanted"]
-    table = _Table({"url": wheels[0].url, **wheels[0].hashes}, f"{path}.wheels[0].", [])
-    table.text("url", URL)
+    lines = _file_complaints(sdist, f"{path}.sdist") if sdist else []
+    return lines + _file_complaints(wheels[0], f"{path}.wheels[0]", here=sdist is not None)
+
+
+def _file_complaints(file: PackageWheel | PackageSdist, path: str, *, here: bool = False) -> list[str]:
+    """Say what a file lacks of a place and a digest; one that was built `here` has its bare name for a place."""
+    table = Table({"url": file.url, "path": file.path, **file.hashes}, f"{path}.", [])
+    if here:
+        if file.path != file.filename or file.url is not None:
+            table.complain("path", "the bare name of a wheel that is built", file.url or file.path)
+    else:
+        table.text("url", URL)
+    if not here and file.path is not None:
+        table.complaints.append(f"{path}.path: unknown key")
     table.path += "hashes."
     table.text("sha256", SHA256)
-    if wheels[0].path is not None:
-        table.complaints.append(f"{path}.wheels[0].path: unknown key")
     return table.complaints
 
 
@@ -419,14 +395,11 @@ def _cross_check(lock: Lock) -> list[str]:
         )
     elif lock.interpreter and not f"{lock.interpreter.version}.".startswith(f"{python.rstrip('t')}."):
         complaints.append(f"interpreter: {lock.interpreter.version} is not Python {python}")
+    built = [str(package.name) for package in lock.python.packages if package.sdist]
+    if built != [build.name for build in lock.builds]:
+        complaints.append(
+            f"builds: wanted for {', '.join(built) or 'nothing'}, which have an sdist in `python`"
+        )
     if lock.guest_kernel not in {package.name for package in lock.boot}:
         complaints.append(f"guest-kernel: `{lock.guest_kernel}` is not among the packages of boot")
     return complaints
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, dict | list):
-        return f"a{' table' if isinstance(value, dict) else 'n array'}"
-    return repr(value)[:60]

@@ -22,7 +22,7 @@ from mlvm.paths import LOCK_NAME, SPEC_NAME, Home
 from mlvm.spec.document import SharedFolder
 
 #: What leads a spec to other files, which are not looked at here.
-LEADS_ON = (b"template", b"requirements")
+LEADS_ON = (b"template", b"requirements", b"editable")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

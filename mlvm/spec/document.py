@@ -18,6 +18,9 @@ DEBIAN_NUMBER = MappingProxyType({"bullseye": 11, "bookworm": 12, "trixie": 13})
 #: There is no 3.13t: no version of tornado, which every kernel needs, has a wheel for that.
 PYTHONS = ("3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.14t")
 
+#: Where a machine has the code of packages that stay in the project.
+EDITABLE = "/opt/mlvm/editable"
+
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -82,6 +85,25 @@ class SharedFolder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Editable:
+    """A package whose code stays in `folder`, relative to the spec, below `code` ("src", or "" for the folder itself).
+
+    `entries` are its entry points by group, commands among them.
+    """
+
+    name: str
+    version: str
+    folder: str
+    code: str = ""
+    entries: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+
+    def resolution_inputs(self) -> dict[str, object]:
+        """What of it is in the image, as plain data; not where it is on the host."""
+        entries = {group: dict(found) for group, found in self.entries.items()}
+        return {"name": self.name, "version": self.version, "code": self.code, "entries": entries}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CudaWish:
     """The CUDA that is wanted: "12.1", with cuDNN "8.9", the oldest driver "530" and GPUs ("8.6",) it must run on.
 
@@ -106,7 +128,9 @@ class Spec:
     """A whole `mlvm.yaml`, with its template already applied and its requirements file already read.
 
     `packages` are PEP 508 requirement strings, normalised by `packaging`, in the order written; `index` is where some
-    of them come from instead of PyPI, by normalised name. `network` is "user" (the guest reaches out, nothing reaches
+    of them come from instead of PyPI, by normalised name; `sdists` names (normalised, sorted) those that are built from
+    their sources. `editable` are packages of the project, sorted by name; their dependencies are among `packages`, and
+    their folders in `share`. `network` is "user" (the guest reaches out, nothing reaches
     in) or "none". `machines` are there instead of a single one when there are any; each is called NAME-MEMBER. `share`
     is None when nothing is said of it, which is not the same as nothing to share. `notes` are lines for a person about
     what was read
@@ -118,6 +142,8 @@ class Spec:
     python: str = "3.11"
     packages: tuple[str, ...] = ()
     index: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sdists: tuple[str, ...] = ()
+    editable: tuple[Editable, ...] = ()
     apt: tuple[str, ...] = ()
     cuda: CudaWish | None = None
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -153,6 +179,10 @@ class Spec:
         }
         if self.index:
             inputs["index"] = dict(self.index)
+        if self.sdists:
+            inputs["sdists"] = list(self.sdists)
+        if self.editable:
+            inputs["editable"] = [package.resolution_inputs() for package in self.editable]
         if self.apt:
             inputs["apt"] = list(self.apt)
         if self.cuda is not None:

@@ -46,7 +46,7 @@ def standing_alone(spec: Spec) -> str:
     """
     said: dict[str, Any] = {"name": spec.name, "debian": spec.debian, "python": spec.python}
     said["packages"] = list(spec.packages)
-    said |= {key: list(value) for key in ("apt", "preload") if (value := getattr(spec, key))}
+    said |= {key: list(value) for key in ("sdists", "apt", "preload") if (value := getattr(spec, key))}
     said |= {key: dict(value) for key in ("index", "env") if (value := getattr(spec, key))}
     if spec.cuda is not None:
         wish = {one.name: getattr(spec.cuda, one.name) for one in fields(spec.cuda)}

@@ -6,20 +6,22 @@ template are read and joined, and what concerns several fields is checked last.
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from mlvm.errors import SpecError
 from mlvm.paths import SPEC_NAME
-from mlvm.spec import machines, nodes, requirements, template
+from mlvm.spec import editable, machines, nodes, requirements, template
 from mlvm.spec.complaints import Mark, Place, Report
 from mlvm.spec.document import DEBIAN_PYTHON, PYTHONS, Spec
 from mlvm.spec.nodes import Keyed
-from mlvm.spec.requirements import Wanted
+from mlvm.spec.requirements import FromFile, Wanted
 from mlvm.spec.table import document, full_pythons, listed, pythons_allowed, release_of
 from mlvm.spec.template import Sheet
 
@@ -74,6 +76,9 @@ class _Reading:
             return None
         values = document.read_fields(node, at, partial=base)
         _choose_pair(values, node)
+        if base and node.find("editable") is not None:
+            values.pop("editable", None)
+            at.below("editable").complain(_mark_of("editable", node), "a template has no code of its own")
         machines.check(values, node, at)
         own = self.with_requirements(values, node, folder, at)
         own = replace(own, values=_with_plain_index(own.values, node, at))
@@ -85,13 +90,25 @@ class _Reading:
         """Return the sheet of `values`, with the packages of its requirements file before its own."""
         wanted: tuple[Wanted, ...] = ()
         limits: tuple[Any, ...] = ()
-        if named := values.pop("requirements", None):
+        for number, place in enumerate(values.pop("editable", ())):
+            mark, below = _mark_of("editable", node), at.below("editable").below(number)
+            if own := editable.read(place, folder, mark, below):
+                wanted += own.dependencies.wanted
+                limits += _limits(own.dependencies)
+                values.setdefault("editable", []).append(own.package)
+        named = values.pop("requirements", None)
+        if named and any(
+            _same_file(named, f"{one.folder}/pyproject.toml") for one in values.get("editable", ())
+        ):
+            at.below("requirements").complain(
+                _mark_of("requirements", node), f"`editable` reads `{named}` already; take one of them out"
+            )
+        elif named:
             found = requirements.read_file(
                 folder / named, _mark_of("requirements", node), at.below("requirements")
             )
-            wanted = found.wanted
-            if found.requires_python is not None and found.requires_python_mark is not None:
-                limits = ((found.requires_python, found.requires_python_mark),)
+            wanted += found.wanted
+            limits += _limits(found)
         wanted = requirements.without_twice((*wanted, *values.pop("packages", ())), at)
         return Sheet(values=values, wanted=wanted, limits=limits)
 
@@ -120,6 +137,16 @@ class _Reading:
         if text is None:
             return None
         return self.sheet(text, str(path), path.parent, chain=(*chain, real), base=True)
+
+
+def _same_file(one: str, other: str) -> bool:
+    return posixpath.normpath(one) == posixpath.normpath(other)
+
+
+def _limits(found: FromFile) -> tuple[tuple[SpecifierSet, Mark], ...]:
+    if found.requires_python is None or found.requires_python_mark is None:
+        return ()
+    return ((found.requires_python, found.requires_python_mark),)
 
 
 def _with_plain_index(values: dict[str, Any], node: Keyed, at: Place) -> dict[str, Any]:
@@ -166,15 +193,24 @@ def _spec(sheet: Sheet, report: Report, path: Path | None) -> Spec | None:
     ):  # one of them is a template's
         where = Mark(file=str(path) if path else SPEC_NAME)
         Place(report=report, path="ports").complain(where, machines.PORTS_ELSEWHERE)
+    packages = tuple(sorted(values.get("editable", ()), key=lambda package: package.name))
+    where = Mark(file=str(path) if path else SPEC_NAME)
+    share = editable.shares(packages, values.get("share"), where, Place(report=report, path="editable"))
     if report.complaints:
         return None
     return Spec(
         **{
             **values,
-            "packages": tuple(wanted.text for wanted in sheet.wanted),
+            "editable": packages,
+            "share": share,
+            # The project's own packages may need each other; no index is asked for them.
+            "packages": tuple(
+                wanted.text for wanted in sheet.wanted if wanted.name not in {one.name for one in packages}
+            ),
             "machine": machines.shape_of(values.get("machine", {})),
             "machines": machines.members_of(values.get("machines", {}), values.get("machine", {})),
             "index": MappingProxyType(dict(values.get("index", {}))),
+            "sdists": tuple(sorted(map(canonicalize_name, values.get("sdists", ())))),
             "env": MappingProxyType(dict(values.get("env", {}))),
             "notes": tuple(report.notes),
             "path": path,

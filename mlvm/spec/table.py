@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from mlvm.spec.document import (
     DEBIAN_NUMBER,
@@ -112,6 +113,7 @@ _NUMBERS = {
 _versioned = r"[0-9]{1,4}(?:\.[0-9]{1,4}){0,2}"
 _relative = r"(?![/~\\])(?![A-Za-z]:[\\/])"
 _module = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+_project = "[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _place = r"/(?!\.\.?(?:/|$))[^:/\0\n][^:\0\n]*"
 
 
@@ -314,12 +316,29 @@ _FIELDS: dict[str, Field] = {
     ),
     "index": Field(
         shape=MapOf(
-            key="[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?",
+            key=_project,
             key_rule="a package's name",
             value=Text(pattern=r"https://[^\s@]+", rule="an `https://` URL without user or password"),
         ),
         text="Package index per package, instead of PyPI; passwords stay in your netrc.",
         examples=[{"torch": "https://download.pytorch.org/whl/cu124"}],
+    ),
+    "sdists": Field(
+        shape=ListOf(
+            item=Text(pattern=_project, rule="a package's name"),
+            same=canonicalize_name,
+        ),
+        text="Packages to build from their sources, in a throw-away machine without network.",
+        examples=[["docopt"]],
+    ),
+    "editable": Field(
+        shape=ListOf(
+            item=Text(pattern=_below, rule="a folder, relative to the spec", improve=_better_folder),
+            longest=32,
+            same=lambda folder: folder.rstrip("/"),
+        ),
+        text="Folders of the project with a `pyproject.toml`, whose code the machine imports from where it is.",
+        examples=[["."]],
     ),
     "apt": Field(
         shape=_apt,

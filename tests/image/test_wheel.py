@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlvm.errors import BuildError
-from mlvm.image.python_layer import VENV, install
+from mlvm.image.environment import VENV
+from mlvm.image.python_layer import install
 from mlvm.image.tree import Tree
 from mlvm.image.wheel import Wheel
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from packaging.pylock import Pylock
 
-from mlvm.lock.document import DebianPackage, ImageRecord, Lock
+from mlvm.lock.document import Build, DebianPackage, ImageRecord, Lock
 from mlvm.lock.mirrors import archives
 from mlvm.spec.document import Spec
 
@@ -74,6 +74,22 @@ def lock(**changes: Any) -> Lock:
         image=ImageRecord(builder=1, digests={"system": digest("system layer")}),
     )
     return replace(whole, **changes)
+
+
+def built(name: str = "docopt", version: str = "0.6.2") -> Lock:
+    """A lock with a package that is built from its sources."""
+    document = pylock({name: version, "ipykernel": "7.1.0"}).to_dict()
+    package = next(one for one in document["packages"] if one["name"] == name)
+    package["sdist"] = {
+        "url": f"{FILES}/{name}-{version}.tar.gz",
+        "size": 3000,
+        "hashes": {"sha256": digest(f"{name} {version} sources")},
+    }
+    wheel = package["wheels"][0]
+    wheel["path"] = wheel.pop("url").rpartition("/")[2]
+    build = Build(name=name, requires=pylock({"setuptools": "84.2.1"}))
+    inputs = {"debian": "bookworm", "python": "3.11", "packages": [name], "sdists": [name]}
+    return lock(python=Pylock.from_dict(document), builds=(build,), inputs=inputs, image=None)
 
 
 def spec(**changes: Any) -> Spec:

@@ -142,3 +142,10 @@ def pinned(version: str, digest: str = "1") -> Lock:
 )
 def test_boxes_that_were_published(old: Lock, new: Lock, said: list[str]) -> None:
     assert describe(old, new) == said
+
+
+def test_what_a_build_needs() -> None:
+    old = sample.built()
+    new = replace(old, builds=(replace(old.builds[0], requires=sample.pylock({"setuptools": "85.0.0"})),))
+
+    assert describe(old, new) == ["build of docopt:   setuptools 84.2.1 -> 85.0.0"]

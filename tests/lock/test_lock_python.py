@@ -177,6 +177,12 @@ hint: Packages were unavailable because the network was disabled. When the netwo
 }
 
 
+SAID["no wheels at all"] = """\
+error: No solution found when resolving dependencies
+cause: Because all versions of docopt have no usable wheels and the spec requires docopt, we can conclude that the spec's requirements are unsatisfiable.
+"""
+
+
 @pytest.mark.parametrize(
     ("said", "hint"),
     [
@@ -186,14 +192,24 @@ hint: Packages were unavailable because the network was disabled. When the netwo
             "source only",
             (
                 "`docopt` has no wheel that Python 3.11 on Debian bookworm can use;"
-                " ask for another version of it, or another Python"
+                " ask for another version of it, or another Python;"
+                " if it has sources, `sdists: [docopt]` in mlvm.yaml builds it in a throw-away machine"
             ),
         ),
         (
             "too old",
             (
                 "`tensorflow` has no wheel that Python 3.11 on Debian bookworm can use;"
-                " ask for another version of it, or another Python"
+                " ask for another version of it, or another Python;"
+                " if it has sources, `sdists: [tensorflow]` in mlvm.yaml builds it in a throw-away machine"
+            ),
+        ),
+        (
+            "no wheels at all",
+            (
+                "`docopt` has no wheel that Python 3.11 on Debian bookworm can use;"
+                " ask for another version of it, or another Python;"
+                " if it has sources, `sdists: [docopt]` in mlvm.yaml builds it in a throw-away machine"
             ),
         ),
         ("no network", "check the network"),
@@ -281,3 +297,24 @@ def test_no_index_to_be_reached(cache_folder: Path, monkeypatch: pytest.MonkeyPa
         resolve_python(("pylint",), python="3.11", release="bookworm", cache_folder=cache_folder)
 
     assert error.value.hint == "check the network"
+
+
+@pytest.mark.network
+def test_sources_are_asked_for_and_nothing_of_them_is_run(cache_folder: Path) -> None:
+    known = [{"name": "docopt", "requires-dist": ["six==1.16.0"]}]
+
+    pylock = resolve_python(
+        ("docopt==0.6.2",), python="3.11", release="bookworm", cache_folder=cache_folder, always=(),
+        sdists=("docopt",), metadata=known,
+    )  # fmt: skip
+
+    docopt, six = pylock.packages
+    assert docopt.wheels is None
+    assert docopt.sdist is not None
+    assert docopt.sdist.url == (
+        "https://files.pythonhosted.org/packages/a2/55/"
+        "8f8cab2afd404cf578136ef2cc5dfb50baa1761b68c9da1fb1e4eed343c9/docopt-0.6.2.tar.gz"
+    )
+    # What it depends on is what was said, not what its setup.py would say.
+    assert str(six.version) == "1.16.0"
+    assert six.sdist is None

@@ -414,3 +414,62 @@ def test_a_real_lock_is_read_within_a_tenth_of_a_second() -> None:
     loads(text)
 
     assert time.process_time() - began < 0.1
+
+
+def test_what_is_built_from_sources_and_back() -> None:
+    lock = sample.built()
+
+    assert loads(dumps(lock)) == lock
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (drop("builds"), "builds: wanted for docopt, which have an sdist in `python`"),
+        (put("builds", 0, "name", "other"), "builds: wanted for docopt, which have an sdist in `python`"),
+        (
+            drop("python", "packages", 0, "sdist"),
+            "python.packages[0].wheels[0].url: a URL of http, https or file is wanted, found nothing",
+        ),
+        (
+            put("python", "packages", 0, "wheels", 0, "path", "wheels/docopt-0.6.2-py3-none-any.whl"),
+            (
+                "python.packages[0].wheels[0].path: the bare name of a wheel that is built is wanted,"
+                " found 'wheels/docopt-0.6.2-py3-none-any.whl'"
+            ),
+        ),
+        (
+            put("python", "packages", 0, "sdist", "hashes", {"sha256": "x"}),
+            (
+                "python.packages[0].sdist.hashes.sha256:"
+                " a SHA-256 digest of 64 hexadecimal digits is wanted, found 'x'"
+            ),
+        ),
+        (
+            put(
+                "builds",
+                0,
+                "requires",
+                "packages",
+                0,
+                "sdist",
+                {"url": "https://x/setuptools-84.2.1.tar.gz", "hashes": {"md5": "x"}},
+            ),
+            "builds[0].requires.packages[0]: exactly one wheel is wanted",
+        ),
+        (put("builds", 0, "requires", "colour", "red"), "builds[0].requires.colour: unknown key"),
+        (put("builds", 0, "colour", "red"), "builds[0].colour: unknown key"),
+        (
+            put("inputs", "sdists", ["Docopt"]),
+            "inputs.sdists: an array, each a normalised name such as scikit-learn, is wanted, found an array",
+        ),
+    ],
+)
+def test_complaints_about_builds(change: Callable[[dict[str, Any]], None], complaint: str) -> None:
+    document = tomllib.loads(dumps(sample.built()))
+    change(document)
+
+    with pytest.raises(LockError) as error:
+        loads(tomli_w.dumps(document))
+
+    assert complaint in error.value.details.splitlines()

@@ -41,6 +41,10 @@ def test_a_name_is_enough() -> None:
     assert loads("name: small") == Spec(name="small")
 
 
+def test_sources_have_the_names_that_indexes_use() -> None:
+    assert loads("name: small\nsdists: [Zope.Interface, docopt]").sdists == ("docopt", "zope-interface")
+
+
 def test_everything_that_works_now() -> None:
     assert loads(EVERYTHING) == Spec(
         name="housing",
@@ -163,6 +167,8 @@ PYTHONS = '"3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.14t"'
         ("cuda: {version: 12.10}", ('2:17: cuda.version: `12.10` without quotes is the number 12.1 to YAML; '
          'write "12.10"')),
         ("cuda: {version: '12', nvcc: yes}", "2:29: cuda.nvcc: must be `true` or `false`, and is `yes`"),
+        ("sdists: [a_b, A-B]", "2:15: sdists[1]: `a-b` is there twice"),
+        ("sdists: [docopt==1]", "2:10: sdists[0]: `docopt==1` is not a package's name"),
         ("index: {a_b: https://a, A-B: https://b}", "2:8: index: `A-B` is there twice, in two spellings"),
         ("index: {torch: http://a}", ("2:16: index.torch: `http://a` is not an `https://` URL without user "
          "or password")),

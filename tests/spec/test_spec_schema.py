@@ -56,6 +56,7 @@ def reader_takes_shape(data: object) -> bool:
 
 GOOD: list[dict[str, Any]] = [
     {"apt": ["git", "libc6=2.36-9"]},
+    {"sdists": ["docopt", "zope.interface"]},
     {"index": {"torch": "https://download.pytorch.org/whl/cu124"}},
     {"cuda": {"version": "12.4", "cudnn": "9", "nvcc": True, "driver": "550.54", "arch": ["8.6"]}},
     {"machine": {"gpu": 1}},
@@ -199,6 +200,8 @@ BAD += [
 ]
 BAD += [
     {"apt": "git"},
+    {"sdists": "docopt"},
+    {"sdists": ["docopt==1"]},
     {"apt": ["Git"]},
     {"apt": ["g"]},
     {"cuda": "12.4"},
