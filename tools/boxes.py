@@ -40,9 +40,10 @@ from mlvm.image.store import Store  # noqa: E402
 from mlvm.kernel import kernelspec  # noqa: E402
 from mlvm.lock.document import Lock  # noqa: E402
 from mlvm.lock.mirrors import wanted_debs, wanted_wheels  # noqa: E402
+from mlvm.lock.text import load as load_lock  # noqa: E402
 from mlvm.machine.qemu import run_record  # noqa: E402
 from mlvm.machine.table import provider_for  # noqa: E402
-from mlvm.paths import Home  # noqa: E402
+from mlvm.paths import LOCK_NAME, Home  # noqa: E402
 from mlvm.project import Project, shipped_boxes  # noqa: E402
 from mlvm.terminal import size  # noqa: E402
 
@@ -187,14 +188,18 @@ def write_table() -> None:
     write_whole(PAGE, f"{before}{BEGIN}\n{tables(recorded(ROOT / 'boxes'))}\n{END}{after}")
 
 
-def recorded(boxes: Path) -> dict[str, LastRun]:
-    """Return the runs that are recorded, by the name of the box; a box without one is not in the tables."""
-    runs = {path.name: load(path) for path in sorted(boxes.iterdir()) if path.is_dir()}
-    return {name: run for name, run in runs.items() if run is not None}
+def recorded(boxes: Path) -> dict[str, tuple[LastRun, bool]]:
+    """Return the runs that are recorded and whether each was of the lock of now, by the name of the box."""
+    found = {}
+    for folder in sorted(path.parent for path in boxes.glob(f"*/{LOCK_NAME}")):
+        if run := load(folder):
+            found[folder.name] = run, run.speaks_of(load_lock(folder / LOCK_NAME))
+    return found
 
 
-def tables(runs: Mapping[str, LastRun]) -> str:
+def tables(found: Mapping[str, tuple[LastRun, bool]]) -> str:
     """Return the page's tables: sizes and times, what they were measured on, digests."""
+    runs = {name: run for name, (run, _) in found.items()}
     layers = [name for name in LAYERS if any(name in run.sizes for run in runs.values())]
     sizes = [
         [
@@ -212,7 +217,7 @@ def tables(runs: Mapping[str, LastRun]) -> str:
                 f"{run.seconds[what]:.0f}" if what in run.seconds else NOTHING
                 for what in ("build", "boot", "verify")
             ),
-            run.date,
+            run.date if found[name][1] else f"{run.date}, of another lock",
             f"{run.host['accelerator']}, {run.host['cores']} cores, load {run.host['load'][0]:.1f}",
         ]
         for name, run in runs.items()
