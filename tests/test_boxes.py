@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import mlvm
 from mlvm.events import SILENT
 from mlvm.image.document import BUILDER
+from mlvm.image.last_run import load as load_run
 from mlvm.kernel import kernelspec
 from mlvm.machine.table import provider_for
 from mlvm.paths import Home, shipped
 from mlvm.project import Project, shipped_boxes
+
+ROOT = Path(mlvm.__file__).parent.parent
 
 
 @pytest.mark.parametrize("box", shipped_boxes())
@@ -28,8 +33,31 @@ def test_the_lock_is_fresh_and_has_its_digests(box: str, home: Home) -> None:
     assert lock.image.builder == BUILDER
 
 
-#: Those that take gigabytes and an hour under emulation: `make test-boxes` runs them.
-HEAVY = {"old-py39", "torch-2.1"}
+@pytest.mark.parametrize("box", shipped_boxes())
+def test_a_recorded_run_can_be_read(box: str) -> None:
+    """It may be of an older lock: the list and the page say so, and running a box again can take hours."""
+    run = load_run(shipped("boxes") / box)
+
+    assert run is None or run.sizes.keys() >= run.digests.keys()
+
+
+def test_the_table_is_this_one() -> None:
+    """If not: `python tools/boxes.py table`."""
+    tool = runpy.run_path(str(ROOT / "tools" / "boxes.py"))
+
+    assert tool["tables"](tool["recorded"](ROOT / "boxes")) in (ROOT / "docs" / "boxes.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/boxes.md"])
+def test_every_box_has_its_line(page: str) -> None:
+    text = (ROOT / page).read_text()
+
+    assert [box for box in shipped_boxes() if f"| `{box}` | " not in text] == []
+
+
+#: Those that only `make test-boxes` runs: gigabytes, or minutes of imports and compilation under emulation.
+LIGHT = {"python-3.11", "sklearn"}
+HEAVY = set(shipped_boxes()) - LIGHT
 
 
 @pytest.mark.boot

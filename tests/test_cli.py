@@ -33,7 +33,7 @@ def test_no_spec_anywhere(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 3
     assert said.out == ""
     assert said.err.startswith("error: no mlvm.yaml in `")
-    assert "hint: mlvm init, or name a box: old-py39, python-3.11, sklearn, torch-2.1" in said.err
+    assert "hint: mlvm init, or name a box: jax, jax-cuda13, old-py39, python-3.11, sklearn, " in said.err
 
 
 def test_unknown_box(capsys: pytest.CaptureFixture[str]) -> None:

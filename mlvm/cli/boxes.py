@@ -39,11 +39,13 @@ def _row(name: str, home: Home) -> dict[str, Any]:
 
     from mlvm.image.availability import look
     from mlvm.image.document import BUILDER
+    from mlvm.image.last_run import load as load_run
 
     try:
         project = Project.find(name, Path.cwd(), home=home)
         spec, lock = project.spec(), project.lock()
         found = look(lock, home=home) if lock else None
+        run = load_run(project.folder)
     except MlvmError as broken:
         return {"name": name, "error": broken.message}
     locked = {str(one.name): str(one.version) for one in lock.python.packages} if lock else {}
@@ -63,26 +65,42 @@ def _row(name: str, home: Home) -> dict[str, Any]:
         "verified": {"builder": record.builder, "now": BUILDER, "digests": dict(record.digests)}
         if record
         else None,
+        "last_run": {
+            "date": run.date,
+            "of_this_lock": lock is not None and run.speaks_of(lock),
+            "image_bytes": run.size,
+            "seconds": dict(run.seconds),
+        }
+        if run
+        else None,
         "folder": str(project.folder),
     }
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
     packages = ", ".join(f"{name} {version or ''}".strip() for name, version in row["packages"].items())
-    verified = row["verified"]
-    if verified:
-        now = verified["builder"] == verified["now"]
-        said = "recorded" if now else f"by builder {verified['builder']}, now {verified['now']}"
+    run = row["last_run"]
+    image = row["image_bytes"] or (run["image_bytes"] if run and run["of_this_lock"] else None)
     return (
         row["name"],
         row["python"],
         row["cuda"] or NOTHING,
         packages or NOTHING,
         NOTHING if row["download_bytes"] is None else size(row["download_bytes"]),
-        NOTHING if row["image_bytes"] is None else size(row["image_bytes"]),
+        NOTHING if image is None else size(image),
         row["status"],
-        said if verified else NOTHING,
+        _verified(row),
     )
+
+
+def _verified(row: dict[str, Any]) -> str:
+    """Say when the box was last proved; without a run of this lock, whether digests are recorded."""
+    record, run = row["verified"], row["last_run"]
+    if record and record["builder"] != record["now"]:
+        return f"by builder {record['builder']}, now {record['now']}"
+    if run:
+        return str(run["date"]) if run["of_this_lock"] else f"{run['date']}, of another lock"
+    return "recorded" if record else NOTHING
 
 
 def export(arguments: Arguments) -> int:

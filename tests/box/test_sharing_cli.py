@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlvm.cli import run
+from mlvm.image.last_run import LastRun
+from mlvm.image.last_run import save as save_run
+from mlvm.lock.text import load as load_lock
 from mlvm.paths import Home, shipped
 from mlvm.project import shipped_boxes
 from tests.box.tiny import make_box, make_key, signers
@@ -165,6 +169,69 @@ def test_the_list_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "verified",
     ]
     assert [line.split()[0] for line in lines[1:-1]] == shipped_boxes()
+
+
+def only_sklearn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ship this box alone, without what is recorded of its last run; return its folder."""
+    box = folder / "boxes/sklearn"
+    box.mkdir(parents=True)
+    for name in ("mlvm.yaml", "mlvm.lock"):
+        (box / name).write_bytes((shipped("boxes") / "sklearn" / name).read_bytes())
+    monkeypatch.setattr(
+        "mlvm.project.shipped", lambda kind: folder / "boxes" if kind == "boxes" else shipped(kind)
+    )
+    return box
+
+
+def run_of(box: Path) -> LastRun:
+    lock = load_lock(box / "mlvm.lock")
+    assert lock.image is not None
+    return LastRun(
+        date="2026-11-24",
+        builder=lock.image.builder,
+        digests=lock.image.digests,
+        sizes={"system": 200_000_000, "python": 345_600_000},
+        downloads=1,
+        seconds={"build": 9.5, "boot": 20.0, "verify": 31.2},
+        host={},
+    )
+
+
+def test_what_is_recorded_of_a_last_run_is_listed(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size stands for that of the image, which is not here."""
+    box = only_sklearn(folder, monkeypatch)
+    save_run(run_of(box), box)
+
+    assert run(["box", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("545.6 MB  not yet  2026-11-24")
+    assert run(["box", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["last_run"] == {
+        "date": "2026-11-24",
+        "of_this_lock": True,
+        "image_bytes": 545_600_000,
+        "seconds": {"build": 9.5, "boot": 20.0, "verify": 31.2},
+    }
+
+
+def test_a_run_of_another_lock_says_so(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = only_sklearn(folder, monkeypatch)
+    save_run(replace(run_of(box), digests={}), box)
+
+    assert run(["box", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("-      not yet  2026-11-24, of another lock")
+
+
+def test_digests_without_a_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_sklearn(folder, monkeypatch)
+
+    assert run(["box", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("-      not yet  recorded")
 
 
 def test_a_box_that_cannot_be_read_is_shown(
