@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +38,49 @@ PLOT = """\
 import matplotlib.pyplot as plt, numpy as np
 plt.figure(figsize=(4, 1.5)); plt.plot(np.sin(np.linspace(0, 12, 200)));"""
 
+UPLOAD = """\
+import hashlib, os, ipywidgets
+upload, got = ipywidgets.FileUpload(), ipywidgets.Label("nothing yet")
+
+def arrived(change):
+    (one,) = change.new
+    digest = hashlib.sha256(one.content).hexdigest()[:12]
+    got.value = f"{one.name} of {one.size} bytes: {digest} in {os.environ['HOME']}"
+
+upload.observe(arrived, "value")
+ipywidgets.VBox([upload, got])"""
+
+COUNTER = """\
+import anywidget, os, traitlets
+
+class Counter(anywidget.AnyWidget):
+    _esm = '''
+    export default { render({ model, el }) {
+        const button = document.createElement("button");
+        button.className = "counter";
+        const show = () => { button.textContent = `${model.get("count")} in ${model.get("home")}`; };
+        button.onclick = () => { model.set("count", model.get("count") + 1); model.save_changes(); };
+        model.on("change", show);
+        show();
+        el.append(button);
+    } }'''
+    count = traitlets.Int(0).tag(sync=True)
+    home = traitlets.Unicode("nowhere").tag(sync=True)
+
+def pressed(change):
+    counter.home = os.environ["HOME"]
+
+counter = Counter()
+counter.observe(pressed, "count")
+counter"""
+
+MOVABLE = """\
+%matplotlib widget
+import matplotlib.pyplot as plt
+figure, axes = plt.subplots(figsize=(4, 2)); axes.plot([1, 3, 2])
+figure.canvas.mpl_connect("button_press_event", lambda event: axes.set_title(f"clicked {event.button}"))
+figure.canvas"""
+
 SWITCH = """\
 from mlvm.notebook import switch
 switch.after_this_cell(get_ipython(), switch.find_session(get_ipython()), "mlvm-box")"""
@@ -63,6 +109,33 @@ def test_an_attached_notebook_with_slider_output_and_plot(lab: Lab) -> None:
     notebook.run(5)
     notebook.move_slider(slider, 1)
     notebook.expect_output(2, "6 squared is 36")
+
+
+def test_widgets_of_others_and_bytes_from_the_browser(lab: Lab, tmp_path: Path) -> None:
+    data = os.urandom(300_000)
+    (tmp_path / "points.bin").write_bytes(data)
+    notebook = lab.open_notebook(
+        "attach-widgets.ipynb", ATTACH, UPLOAD, COUNTER, MOVABLE, "print(axes.get_title(), counter.count)"
+    )
+    notebook.run(0)
+
+    upload = notebook.run(1).locator("button.widget-upload")
+    with lab.page.expect_file_chooser() as chooser:
+        upload.click()
+    chooser.value.set_files(tmp_path / "points.bin")
+
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    notebook.expect_output(1, re.compile(rf"points.bin of 300000 bytes: {digest} in .*/machines/box/home"))
+    button = notebook.run(2).locator("button.counter")
+    button.click()
+    button.click()
+    notebook.expect_output(2, re.compile(r"2 in .*/machines/box/home"))
+    canvas = notebook.run(3).locator(".jupyter-matplotlib canvas").last
+    expect(canvas).to_be_visible(timeout=PATIENCE)
+    canvas.click(position={"x": 200, "y": 100})
+    lab.screenshot("attach-widgets")
+    notebook.run(4)
+    notebook.expect_output(4, "clicked 1 2")
 
 
 def test_interrupt_while_attached(lab: Lab) -> None:
