@@ -20,6 +20,12 @@ from mlvm.machine.record import Record
 from mlvm.machine.vagrant import layout, mending
 from mlvm.spec.document import Spec
 
+#: Why a hypervisor has no GPU for its machines.
+NO_GPU = {
+    "virtualbox": "VirtualBox dropped PCI passthrough in version 6.1",
+    "vmware_desktop": "VMware's desktop products have no PCI passthrough",
+    "hyperv": "Hyper-V's device assignment is for its server edition, and Vagrant cannot ask for it",
+}
 #: What differs from a Vagrantfile for people: ports and folders are not Vagrant's matter here, and a suspended machine
 #: takes no RAM of the host.
 _MORE = """\
@@ -34,11 +40,7 @@ end
 def prepare(record: Record, spec: Spec, lock: Lock, image: Image, *, observer: Observer) -> None:
     """Write the machine's Vagrantfile; leave its box for Vagrant to take, if that has none."""
     hypervisor = layout.hypervisor(record)
-    if record.shape.gpu or spec.cuda is not None:
-        raise MachineError(
-            "a machine with a GPU cannot be run by Vagrant: its box has no driver",
-            hint="mlvm up, without --provider vagrant",
-        )
+    gpus = _gpus(record, hypervisor)
     for note in _left_out(record, spec):
         observer.note(note)
     own = replace(spec, name=record.name, machine=record.shape, ports=())
@@ -46,6 +48,8 @@ def prepare(record: Record, spec: Spec, lock: Lock, image: Image, *, observer: O
     if hypervisor == "libvirt" and (driver := _driver(record, image)):
         # Presence of /dev/kvm proves nothing: what was tried counts.
         text += f'\nENV["MLVM_LIBVIRT_DRIVER"] ||= {literal(driver)}\n'
+    if gpus:
+        text += f'\nENV["MLVM_GPUS"] = {literal(",".join(gpus))}\n'
     name, digest = vagrantfile.box_name(lock), ""
     mending.prepare(record, text, box=name, digest=digest)
     if not layout.has_box(name, hypervisor):
@@ -71,6 +75,21 @@ def _driver(record: Record, image: Image) -> str:
         chosen = accelerator.choose(record.home, probe_host(), image.vmlinuz).accelerator
         return "kvm" if chosen is Accelerator.KVM else "qemu"
     return ""
+
+
+def _gpus(record: Record, hypervisor: str) -> tuple[str, ...]:
+    """Return the addresses of what this host gives to the machine. Raises MachineError where it cannot be given."""
+    if not record.shape.gpu:
+        return ()
+    if hypervisor != "libvirt":
+        why = NO_GPU.get(hypervisor, "that is arranged for libvirt only")
+        raise MachineError(
+            f"{hypervisor} gives no GPU of this host to a machine: {why}",
+            hint="mlvm up, or mlvm up --provider vagrant:libvirt",
+        )
+    from mlvm.machine import gpu  # noqa: PLC0415
+
+    return gpu.choose(record.shape.gpu, memory=record.shape.memory)
 
 
 def _left_out(record: Record, spec: Spec) -> list[str]:

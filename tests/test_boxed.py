@@ -16,6 +16,7 @@ from mlvm.cli.parser import make_parser
 from mlvm.errors import MachineError
 from mlvm.lock.document import Lock
 from mlvm.lock.text import loads
+from mlvm.machine import gpu
 from mlvm.machine.record import Record
 from mlvm.machine.vagrant import layout, mending
 from mlvm.paths import Home, shipped
@@ -96,9 +97,30 @@ def test_a_box_that_vagrant_has_is_not_exported(
     assert exported == []
 
 
-def test_a_gpu_is_refused(record: Record, lock: Lock) -> None:
-    with pytest.raises(MachineError, match="a machine with a GPU cannot be run by Vagrant"):
-        prepare(replace(record, shape=MachineShape(gpu=1)), lock)
+@pytest.mark.usefixtures("exported")
+def test_gpus_of_this_host_are_named_to_libvirt(
+    record: Record, lock: Lock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "choose", lambda count, **_: ("0000:65:00.0", "0000:65:00.1")[: 2 * count])
+    prepare(replace(record, shape=MachineShape(gpu=1)), lock)
+    text = layout.vagrantfile(record).read_text()
+    assert "MLVM_GPU = 1.freeze" in text
+    assert text.endswith('ENV["MLVM_GPUS"] = "0000:65:00.0,0000:65:00.1"\n')
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_is_made(
+    record: Record, lock: Lock, exported: list[Any]
+) -> None:
+    with pytest.raises(MachineError, match="the machine wants 16 GPUs of this host"):
+        prepare(replace(record, shape=MachineShape(gpu=16)), lock)
+    assert exported == []
+
+
+def test_virtualbox_gives_no_gpu(record: Record, lock: Lock, exported: list[Any]) -> None:
+    box = replace(record, provider="vagrant:virtualbox", shape=MachineShape(gpu=1))
+    with pytest.raises(MachineError, match=r"virtualbox gives no GPU .*: VirtualBox dropped PCI passthrough"):
+        prepare(box, lock)
+    assert exported == []
 
 
 def test_a_network_that_vagrant_would_not_keep_closed_is_refused(record: Record, lock: Lock) -> None:

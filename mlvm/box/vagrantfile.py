@@ -56,6 +56,7 @@ def render(spec: Spec, lock: Lock, *, boxes: Mapping[str, BoxFile], catalog: Cat
         "VERSION": catalog.version if catalog else None,
         "BOXES": {provider: [box.url, box.sha256] for provider, box in sorted(boxes.items())},
         "CPUS": spec.machine.cpus,
+        "GPU": spec.machine.gpu,
         "MEMORY": -(-spec.machine.memory // MIB),
         "PORTS": {forward.guest: forward.host for forward in spec.ports},
         "NAME": spec.name,

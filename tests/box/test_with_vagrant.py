@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -18,7 +19,7 @@ from mlvm.box.providers import KINDS
 from mlvm.lock.text import loads
 from mlvm.paths import Home, shipped
 from mlvm.project import Project
-from mlvm.spec.document import PortForward, Spec
+from mlvm.spec.document import MachineShape, PortForward, Spec
 
 pytestmark = [pytest.mark.vagrant, pytest.mark.network]
 
@@ -119,6 +120,27 @@ def test_nor_have_they_of_the_boxes_own_vagrantfiles(tmp_path: Path) -> None:
     box = 'Vagrant.configure("2") { |config| config.vm.box = "x" }\n'
     texts = {provider: hardware.vagrantfile(provider).decode() + box for provider in KINDS}
     assert complaints(texts, tmp_path) == {provider: [] for provider in KINDS}
+
+
+def test_gpus_are_in_libvirt_s_own_words(tmp_path: Path) -> None:
+    """As the plugin's class and its template for the domain understand our block."""
+    lock = loads((shipped("boxes") / BOX / "mlvm.lock").read_text())
+    spec = Spec(name="x", machine=MachineShape(gpu=1))
+    (tmp_path / "Vagrantfile").write_text(vagrantfile.render(spec, lock, boxes={}))
+
+    said = subprocess.run(
+        ["ruby", "-W0", Path(__file__).with_name("libvirt_pci.rb"), tmp_path],
+        env={**os.environ, "VAGRANT_HOME": str(tmp_path / "home"), "MLVM_GPUS": "0000:65:00.0,17:00.1"},
+        capture_output=True,
+        check=True,
+    ).stdout
+
+    found = ElementTree.fromstring(b"<domain>" + said + b"</domain>").findall("hostdev")
+    assert [(device.get("type"), device.get("managed")) for device in found] == [("pci", "yes")] * 2
+    assert [device.find("source/address").attrib for device in found] == [  # type: ignore[union-attr]
+        {"domain": "0x0000", "bus": "0x65", "slot": "0x00", "function": "0x0"},
+        {"domain": "0x0000", "bus": "0x17", "slot": "0x00", "function": "0x1"},
+    ]
 
 
 def test_vagrant_validates_libvirt_s_block(vagrant: Vagrant) -> None:
