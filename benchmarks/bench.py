@@ -36,6 +36,10 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Have the folder of downloads, which parts put into homes of their own."""
+        (self.home.store / "blobs").mkdir(parents=True, exist_ok=True)
+
     @property
     def kept(self) -> Path:
         """A folder that is kept for the next run."""

@@ -170,7 +170,14 @@ def test_the_same_lock_gives_the_same_box(
     assert done.stdout.strip() == export("libvirt").sha256
 
 
-@pytest.mark.parametrize("hardware", ["virtualbox", "vmware", "hyperv-2"])
+@pytest.mark.parametrize(
+    "hardware",
+    [
+        "virtualbox",
+        pytest.param("vmware", marks=pytest.mark.heavy),
+        pytest.param("hyperv-2", marks=pytest.mark.heavy),
+    ],
+)
 def test_all_boxes_hold_the_same_disk(hardware: str, unpacked: Unpack) -> None:
     first, (second, kind) = unpacked("libvirt") / "root.qcow2", finds(unpacked(DISKS[hardware][0]), hardware)
     compared = subprocess.run(
