@@ -51,6 +51,24 @@ def test_the_boot_ends_well(guest: Guest) -> None:
     assert said(guest, "systemctl", "--failed", "--no-legend", "--plain") == ""
 
 
+def test_the_agent_s_interpreter_was_tasted_before_it_came(guest: Guest) -> None:
+    """Nothing else would tell: a boot without it only takes longer."""
+    log = said(guest, "dmesg", user="root")
+    assert log.count("mlvm-agent: foretaste") == 1
+    assert "Traceback" not in log
+
+
+def test_a_kernel_waits_for_whoever_asks_first(guest: Guest) -> None:
+    """It is the user's, and listens nowhere."""
+    listed = said(guest, "ps", "-eo", "user:20,pid,args", user="root").splitlines()
+    ((user, pid, *_),) = [line.split() for line in listed if "cradle.py" in line and line.endswith(" wait")]
+    assert user == "mlvm"
+    mine = [line for line in said(guest, "ss", "-Hltnp", user="root").splitlines() if f"pid={pid}," in line]
+    # ipykernel's own pipe for children's output, and nothing of the five channels.
+    assert all(line.split()[3].startswith("127.0.0.1:") for line in mine)
+    assert len(mine) <= 1
+
+
 def test_ssh_answers_before_anybody_has_started_it(machine: tuple[Project, Record]) -> None:
     record = machine[1]
     config = record.folder / keys.CONFIG

@@ -140,9 +140,14 @@ def stay_in_touch(app: Any, channel: Channel, tap: Any) -> None:
 
 
 def folders() -> dict[str, int]:
-    """Return where modules come from, and when something was last added there or removed, in nanoseconds."""
+    """Return where packages are installed, and when one was last added there or removed, in nanoseconds.
+
+    Folders of the user's own are not asked: nothing of theirs is imported before a kernel is claimed.
+    """
     found = {}
     for folder in sys.path:
+        if not folder.endswith(("site-packages", "dist-packages")):
+            continue
         with suppress(OSError):
             found[folder] = os.stat(folder).st_mtime_ns  # noqa: PTH116
     return found

@@ -5,7 +5,8 @@ So the agent's first act is to start one that waits for its claim (see `late_ker
 itself: no `subprocess` here, nor anything else that the interpreter has not brought along.
 """
 
-# ruff: noqa: PTH103, PTH118, PTH120 - as `pathlib`
+# `pathlib` costs a tenth of a second of every boot under emulation.
+# ruff: noqa: PTH103, PTH118, PTH120
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import time
 
 TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
-    from .kernels import Kernel
+    from .kernel import Kernel
     from .wire import Message
 
 NEW = "new"

@@ -17,7 +17,7 @@ from .wire import Message
 
 TYPE_CHECKING = False  # see `wire`
 if TYPE_CHECKING:
-    from .kernels import Kernel
+    from .kernel import Kernel
 
 #: As in `tap` and `tape`, which are not for this process.
 STATE, TAPES = "state", ("tape", "tape.old")

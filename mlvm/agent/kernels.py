@@ -8,13 +8,12 @@ A kernel is a process of its own (`cradle`), or, where there is a nursery, a for
 """
 
 # `pathlib` costs a tenth of a second of every boot under emulation.
-# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH116, PTH118, PTH120, PTH123
+# ruff: noqa: PTH102, PTH103, PTH104, PTH108, PTH118, PTH123
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -25,151 +24,19 @@ from contextlib import suppress
 from . import keeping
 from .early import Child
 from .inherited import NOTEBOOK, Inherited, Waiting
+from .kernel import Kernel, channel_pair, receive, script
 from .listening import free_ports
+from .nursing import BIRTH, Nursery, read_at_start, unchanged
 from .wire import Message
 from .world import World, account, environment_of, identity_of
 
 LOG_LIMIT = 64 * 1024
-PACKET = 1 << 20
-#: Seconds in which a kernel that is there answers; one that must be forked or started first may need the second.
-ANSWER, BIRTH = 30.0, 120.0
+#: Seconds in which a kernel that is there answers.
+ANSWER = 30.0
 #: Seconds that a restored guest waits for its kernels to draw new random numbers.
 RENEWAL = 3.0
 #: Seconds that a forked guest waits for its kernels to let nobody in any more.
 RELEASE = 10.0
-#: Seconds in which a nursery imports everything. Under emulation a large framework takes a minute.
-IMPORTS = 600.0
-#: Variables that a process reads when it starts: to set them later would be too late.
-EARLY = (
-    "PYTHON",
-    "LD_",
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "KMP_",
-    "NUMEXPR_",
-    "MALLOC_",
-    "CUDA_",
-    "TORCH_",
-    "JAX_",
-    "TF_",
-)
-
-
-class Kernel:
-    """A kernel process: where to reach it, and how it ended."""
-
-    def __init__(self, pid: int, channel: socket.socket) -> None:
-        self.pid = pid
-        self.channel = channel
-        self.ended = threading.Event()
-        self.code: int | None = None
-        self.folder = ""
-        #: What `keeping` tells of it: its connection, and who asked for it.
-        self.about: Message = {}
-
-    def end(self, code: int) -> None:
-        """Remember how it ended; its keys end with it."""
-        self.code = code
-        self.ended.set()
-        self.channel.close()
-        self.forget_keys()
-
-    def forget_keys(self) -> None:
-        """Remove the file with its keys."""
-        if self.folder:
-            with suppress(OSError):  # the kernel tidies up too, and may have left something of its own
-                os.unlink(os.path.join(self.folder, "connection.json"))
-
-    def tell(self, message: Message) -> None:
-        """Send a message down the channel; what it still had to say to an earlier one is thrown away."""
-        with suppress(OSError):
-            while self.channel.recv(PACKET, socket.MSG_DONTWAIT):
-                pass
-        with suppress(OSError):
-            self.channel.send(json.dumps(message).encode())
-
-    def hear(self, seconds: float) -> None:
-        """Wait for an answer, but not longer."""
-        self.answer(seconds)
-
-    def answer(self, seconds: float) -> Message:
-        """Return its answer, or nothing when none comes in time."""
-        with suppress(OSError):
-            return receive(self.channel, seconds)
-        return {}
-
-
-class Nursery:
-    """The process that kernels are forked from, as the user whose kernels they are."""
-
-    def __init__(self, world: World, modules: list[str], env: dict[str, str]) -> None:
-        self.env = env
-        #: Where it imports from, and when these folders last changed.
-        self.folders: dict[str, int] = {}
-        self._births = threading.Lock()
-        #: Who is being born, until it has a process id.
-        self._unborn: Kernel | None = None
-        self._born = threading.Event()
-        self._children: dict[int, Kernel] = {}
-        who = account(world.user)
-        self._channel, theirs = channel_pair()
-        self._process = subprocess.Popen(
-            [world.python, script("nursery.py"), str(theirs.fileno()), *modules],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment_of(world, who, env),
-            cwd=who.pw_dir,
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            **identity_of(who),  # type: ignore[call-overload]
-        )
-        theirs.close()
-        answer = receive(self._channel, IMPORTS)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    @property
-    def alive(self) -> bool:
-        """Tell whether it can fork."""
-        return self._process.poll() is None
-
-    def fits(self, env: dict[str, str]) -> bool:
-        """Tell whether a kernel with this environment may be a fork: what is read at a start is as it was then.
-
-        Neither may anything have been installed or removed since: a kernel just started has what is there now.
-        """
-        return _early(env) == _early(self.env) and unchanged(self.folders)
-
-    def fork(self, log: int) -> Kernel:
-        """Fork a kernel that gets itself ready; it writes to descriptor `log`."""
-        ours, theirs = channel_pair()
-        with self._births, theirs:
-            self._born.clear()
-            kernel = self._unborn = Kernel(0, ours)
-            socket.send_fds(self._channel, [b'{"fork": true}'], [theirs.fileno(), log])
-            if not self._born.wait(BIRTH):
-                raise OSError("the nursery forks no kernel")
-        return kernel
-
-    def imports(self, modules: list[str]) -> None:
-        """Let later kernels have what a rehearsal needed."""
-        self._channel.send(json.dumps({"import": modules}).encode())
-
-    def _listen(self) -> None:
-        while data := self._channel.recv(PACKET):
-            message = json.loads(data)
-            if "born" in message and self._unborn is not None:
-                self._unborn.pid = message["born"]
-                self._children[self._unborn.pid] = self._unborn  # before anybody hears of its end
-                self._born.set()
-            elif kernel := self._children.pop(message.get("ended"), None):
-                kernel.end(message["code"])
-        for kernel in self._children.values():  # nobody can tell how they end any more
-            kernel.end(-signal.SIGKILL)
-        self._process.wait()
 
 
 class Kernels:
@@ -205,7 +72,7 @@ class Kernels:
         if not answer.get("ready"):
             raise OSError(f"the kernel does not get ready: {answer}")
         self._nursery.imports(answer["imported"])
-        self._nursery.folders = answer["folders"]
+        self._nursery.folders = self._nursery.folders or answer["folders"]  # as they were when it imported
         self._waiting = (kernel, log_id)
         return {"pid": kernel.pid}
 
@@ -340,7 +207,7 @@ class Kernels:
         if early is None:
             return None
         kernel, log_id = early
-        if env is not None and not _early(env):
+        if env is not None and not read_at_start(env):
             with suppress(
                 OSError
             ):  # it has ended (an old ipykernel cannot wait), or is not ready for ever so long
@@ -398,41 +265,6 @@ class Kernels:
         os.mkdir(folder, 0o700)
         os.chown(folder, uid, gid)
         return folder
-
-
-def unchanged(folders: dict[str, int]) -> bool:
-    """Tell whether nothing was added to folders or removed since these times, in nanoseconds."""
-    try:
-        return all(os.stat(folder).st_mtime_ns == then for folder, then in folders.items())
-    except OSError:
-        return False
-
-
-def _early(env: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(EARLY)}
-
-
-def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """Return the two ends of a channel that keeps messages apart."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-def receive(channel: socket.socket, seconds: float) -> Message:
-    """Return the next message of a channel. Raises OSError when none comes, or the other end is gone."""
-    waiter = select.poll()
-    waiter.register(channel, select.POLLIN)
-    if not waiter.poll(seconds * 1000):
-        raise OSError(f"no answer in {seconds:.0f} s")
-    data = channel.recv(PACKET)
-    if not data:
-        raise OSError("it has ended")
-    message: Message = json.loads(data)
-    return message
-
-
-def script(name: str) -> str:
-    """Return the path of a program that lies beside this module."""
-    return os.path.join(os.path.dirname(os.path.realpath(__file__)), name)
 
 
 def _write_private(path: str, text: str, uid: int, gid: int) -> None:

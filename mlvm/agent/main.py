@@ -14,11 +14,14 @@ from importlib import import_module
 if __name__ == "__main__":
     above, folder = os.path.split(os.path.dirname(os.path.realpath(__file__)))
     sys.path.insert(0, above)
-    # The initramfs has this read, and translated where the CPU is emulated, while systemd starts.
+    # The initramfs has this read, and translated where the CPU is emulated, while systemd starts; what it says goes to
+    # the guest kernel's log, below what the console shows.
     foretaste = sys.argv[1:] == ["--foretaste"]
     world, sockets, early = import_module(folder + ".world").chosen([] if foretaste else sys.argv[1:])
     begin = import_module(folder + ".early").begin
     child = begin(world) if early and not foretaste else None
     serve = import_module(folder + ".serve")
-    if not foretaste:
+    if foretaste:
+        sys.stdout.write("<7>mlvm-agent: foretaste\n")
+    else:
         serve.main(world, sockets, child)

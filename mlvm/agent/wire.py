@@ -15,7 +15,7 @@ import os
 import select
 import time
 
-TYPE_CHECKING = False  # `typing` itself would cost a twentieth of the agent's start
+TYPE_CHECKING = False  # `typing` itself took a tenth of the time of the agent's imports
 if TYPE_CHECKING:
     from typing import Any
 

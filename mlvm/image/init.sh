@@ -114,7 +114,7 @@ say "root ready"
 # What the agent's interpreter needs of the disk is read by the time systemd starts it, where another CPU is idle.
 read -r cpus < /sys/devices/system/cpu/online
 [ "$cpus" = 0 ] || [ ! -x /root/usr/bin/python3 ] \
-    || chroot /root /usr/bin/python3 -I -S /usr/lib/mlvm/agent/main.py --foretaste < /dev/null > /dev/null 2>&1 &
+    || chroot /root /usr/bin/python3 -I -S /usr/lib/mlvm/agent/main.py --foretaste < /dev/null > /dev/kmsg 2>&1 &
 
 for list in /root/usr/lib/modules/*/modules.devname; do
     [ -r "$list" ] && nodes_of "$list"

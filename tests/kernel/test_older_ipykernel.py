@@ -18,7 +18,7 @@ import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from uv import find_uv_bin
 
-from mlvm.agent.kernels import free_ports
+from mlvm.agent.listening import free_ports
 
 pytestmark = [pytest.mark.jupyter, pytest.mark.network]
 

@@ -18,6 +18,7 @@ import pytest
 import zmq
 from jupyter_client import BlockingKernelClient
 
+from mlvm.agent import cradle, nursing
 from mlvm.errors import GuestError
 from mlvm.machine.channel import AgentGuest
 from mlvm.machine.guest import GuestKernelProcess
@@ -262,6 +263,22 @@ def test_the_kernel_of_the_boot_is_not_taken_where_another_would_be_different(
     assert pid != early
     assert said.startswith("2 ")
     assert not Path(f"/proc/{early}").exists()
+
+
+def test_only_where_packages_are_installed_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of the host's that is imported from changes with every file that somebody saves there."""
+    own, installed = tmp_path / "project", tmp_path / "site-packages"
+    own.mkdir()
+    installed.mkdir()
+    monkeypatch.setattr(sys, "path", ["", str(own), str(installed), str(tmp_path / "gone/site-packages")])
+
+    noted = cradle.folders()
+
+    assert noted == {str(installed): installed.stat().st_mtime_ns}
+    (own / "module.py").touch()
+    assert nursing.unchanged(noted)
+    (installed / "package").mkdir()
+    assert not nursing.unchanged(noted)
 
 
 def wait_ready(pid: int) -> None:
