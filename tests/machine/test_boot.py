@@ -28,7 +28,8 @@ from mlvm.image.document import Image
 from mlvm.machine import create
 from mlvm.machine.channel import AgentGuest
 from mlvm.machine.provider import Condition, State
-from mlvm.machine.qemu import accelerator, ready, run_record
+from mlvm.machine.qemu import accelerator, launching, ready, run_record
+from mlvm.machine.qemu.argv import Launch
 from mlvm.machine.qemu.host import Accelerator, probe_host
 from mlvm.machine.qemu.provider import QemuProvider
 from mlvm.machine.record import Record
@@ -308,6 +309,41 @@ def test_a_guest_that_never_answers_is_given_up_in_its_stage(machine: Record, im
     assert str(caught.value) == f"machine `{NAME}` did not get through stage `init` in 12 s"
     assert len(caught.value.details.splitlines()) > 5
     assert silent.state(machine) == Condition(state=State.STOPPED)
+
+
+class Limits(dict[str, float]):
+    """Limits of which the guest kernel's can be none at all."""
+
+    patient = True
+
+    def __getitem__(self, stage: str) -> float:
+        return super().__getitem__(stage) if self.patient or stage != "guest kernel" else 0.0
+
+
+@pytest.mark.parametrize("hangs", [1, 2])
+def test_a_guest_kernel_that_stands_still_is_started_once_more(
+    machine: Record, image: Image, monkeypatch: pytest.MonkeyPatch, hangs: int
+) -> None:
+    spawn, boots = launching.spawn, iter(range(2))
+
+    def spawned(launch: Launch) -> run_record.Run:
+        monkeypatch.setattr(Limits, "patient", next(boots) >= hangs)
+        return spawn(launch)
+
+    monkeypatch.setattr(launching, "spawn", spawned)
+    provider = QemuProvider(limits={which: Limits(ready.LIMITS[which]) for which in Accelerator})
+    tape = Tape()
+
+    if hangs == 1:
+        provider.start(machine, image, observer=tape)
+        assert provider.guest(machine).run(["true"]).code == 0
+        provider.stop(machine, observer=SILENT)
+    else:
+        with pytest.raises(StageTimeout, match="did not get through stage `guest kernel`"):
+            provider.start(machine, image, observer=tape)
+
+    assert provider.state(machine) == Condition(state=State.STOPPED)
+    assert [note.rpartition("; ")[2] for note in tape.notes] == ["once more"]
 
 
 def test_a_record_from_before_the_hosts_reboot_is_no_obstacle(

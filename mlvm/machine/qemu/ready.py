@@ -85,6 +85,10 @@ def plain(text: str) -> str:
     return _ESCAPES.sub("", text)
 
 
+class GuestKernelSilent(StageTimeout):
+    """The guest kernel did not come as far as the initramfs: nothing has been written to any disk."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watched:
     """A machine that has just been started: its console, and QEMU's last words (None while it runs)."""
@@ -123,7 +127,8 @@ def wait_ready(
             return
         if progress.seconds > limits[progress.stage]:
             _check_panic(machine)
-            raise StageTimeout(
+            error = GuestKernelSilent if progress.stage == "guest kernel" else StageTimeout
+            raise error(
                 f"machine `{machine.name}` did not get through stage `{progress.stage}` "
                 f"in {limits[progress.stage]:g} s",
                 details=machine.console.last_lines() or "the console is empty",

@@ -42,6 +42,7 @@ from mlvm.machine.qemu import (
 from mlvm.machine.qemu.argv import Launch
 from mlvm.machine.qemu.forks import Fork
 from mlvm.machine.qemu.host import Accelerator
+from mlvm.machine.qemu.ready import GuestKernelSilent
 from mlvm.machine.qemu.run_record import Run
 from mlvm.machine.record import Record
 
@@ -184,7 +185,20 @@ class Starter:
         sharing.attach(record, launching.guest_of(record), SILENT, resumed=True)
 
     def _boot(self, launch: Launch, observer: Observer) -> None:
-        """Boot from nothing."""
+        """Boot from nothing.
+
+        An emulated guest kernel was seen to stand still while it looked for its devices, once in some three hundred
+        boots. No disk has been touched by then, so it is started once more.
+        """
+        try:
+            self._boot_once(launch, observer)
+        except GuestKernelSilent as silent:
+            if launch.accelerator is not Accelerator.TCG:
+                raise
+            observer.note(f"{silent.message}; once more")
+            self._boot_once(launch, observer)
+
+    def _boot_once(self, launch: Launch, observer: Observer) -> None:
         record = launch.record
         with self._started(launch, {}, observer) as (run, _):
             sharing.serve(record)
